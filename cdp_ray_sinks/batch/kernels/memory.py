@@ -1,0 +1,110 @@
+"""Unaligned loads, stores and copies inside byte arrays, for compiled kernels.
+
+The wire's integers lie at any byte offset, and numpy views need alignment, so these
+go through the array's data pointer with an alignment of 1. None of them checks bounds:
+each call site stands behind the check that it relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """The address of byte args[1] of the array args[0]."""
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    index = context.cast(builder, args[1], signature.args[1], types.intp)
+    return builder.gep(array.data, [index])
+
+
+def _swap(builder: Any, value: Any, bits: int) -> Any:
+    width = ir.IntType(bits)
+    declared = builder.module.declare_intrinsic("llvm.bswap", [width])
+    return builder.call(declared, [value])
+
+
+def _make_load(bits: int, result: Any, big_endian: bool) -> Callable[..., Any]:
+    def load(typingctx: Any, array: Any, position: Any) -> Any:
+        signature = result(array, position)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _pointer(context, builder, signature, args)
+            typed = builder.bitcast(pointer, ir.IntType(bits).as_pointer())
+            value = builder.load(typed)
+            value.align = 1
+            if big_endian:
+                value = _swap(builder, value, bits)
+            return context.cast(builder, value, types.Integer.from_bitwidth(bits, False), result)
+
+        return signature, generate
+
+    return load
+
+
+def _make_store(bits: int, big_endian: bool) -> Callable[..., Any]:
+    def store(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
+        signature = types.void(array, position, value)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _pointer(context, builder, signature, args)
+            typed = builder.bitcast(pointer, ir.IntType(bits).as_pointer())
+            unsigned = types.Integer.from_bitwidth(bits, False)
+            number = context.cast(builder, args[2], signature.args[2], unsigned)
+            if big_endian:
+                number = _swap(builder, number, bits)
+            builder.store(number, typed).align = 1
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return store
+
+
+load_u16 = intrinsic(_make_load(16, types.int64, False))
+"""load_u16(array, position) -> int64, little-endian."""
+load_u32 = intrinsic(_make_load(32, types.int64, False))
+"""load_u32(array, position) -> int64, little-endian."""
+load_i32 = intrinsic(_make_load(32, types.int32, False))
+"""load_i32(array, position) -> int32, little-endian; FlatBuffers vtable offsets."""
+load_u64 = intrinsic(_make_load(64, types.uint64, False))
+"""load_u64(array, position) -> uint64, little-endian."""
+load_u32_big = intrinsic(_make_load(32, types.int64, True))
+"""load_u32_big(array, position) -> int64, big-endian; frame sizes."""
+load_u64_big = intrinsic(_make_load(64, types.uint64, True))
+"""load_u64_big(array, position) -> uint64, big-endian; record timestamps."""
+store_u16 = intrinsic(_make_store(16, False))
+"""store_u16(array, position, value), little-endian."""
+store_u32 = intrinsic(_make_store(32, False))
+"""store_u32(array, position, value), little-endian."""
+store_u64 = intrinsic(_make_store(64, False))
+"""store_u64(array, position, value), little-endian."""
+store_u32_big = intrinsic(_make_store(32, True))
+"""store_u32_big(array, position, value), big-endian."""
+store_u64_big = intrinsic(_make_store(64, True))
+"""store_u64_big(array, position, value), big-endian."""
+
+
+@intrinsic
+def copy_bytes(
+    typingctx: Any, target: Any, target_position: Any, source: Any, source_position: Any,
+    count: Any,
+) -> Any:
+    """copy_bytes(target, target_position, source, source_position, count): memcpy."""
+    signature = types.void(target, target_position, source, source_position, count)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def at(array: int, position: int) -> Any:
+            parts = types.void(signature.args[array], signature.args[position])
+            return _pointer(context, builder, parts, (args[array], args[position]))
+
+        length = context.cast(builder, args[4], signature.args[4], types.intp)
+        cgutils.raw_memcpy(builder, at(0, 1), at(2, 3), length, 1)
+        return context.get_dummy_value()
+
+    return signature, generate

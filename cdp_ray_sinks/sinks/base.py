@@ -1,0 +1,90 @@
+"""What a sink is: a plain class that speaks to its destination and nothing else.
+
+Retries, acknowledgements, deduplication, counters and timing stand around it, in
+`delivery`; Ray stands around those, in `actors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.clock import Clock, SystemClock
+from cdp_ray_sinks.files.ledger import Ledger
+
+
+class Sink(Protocol):
+    """A destination. One thread at a time calls it, in this order.
+
+    `open` once; then `write` for each batch and `flush` when the lane has taken all
+    that is queued; `tick` about once a second between those; `close` last.
+    """
+
+    def open(self) -> None:
+        """Connect, create directories, recover what a crash left. Raises ConfigError."""
+        ...
+
+    def write(self, batch: Batch) -> None:
+        """Accept a batch; it may be buffered. The batch's buffers stay valid until the
+        next `flush` returns. Raises TransientError (nothing of it was taken),
+        TerminalError (it never will be) or PartialWriteError."""
+        ...
+
+    def flush(self) -> None:
+        """On return all accepted batches are durable. After a TransientError, calling it
+        again sends the same bytes; after a PartialFlushError only the named workspaces
+        are still owed. With nothing accepted it does nothing."""
+        ...
+
+    def due_in_ms(self, now_ms: int) -> int:
+        """How long the sink would rather wait for more batches before `flush`; 0 = now."""
+        ...
+
+    def tick(self, now_ms: int) -> None:
+        """Time-driven work, such as sealing an idle segment. Must not block for long."""
+        ...
+
+    def close(self) -> None:
+        """Flush, release everything. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class KeepsLedger(Protocol):
+    """A sink that stores, with its data, which batches are durable in it."""
+
+    def ledger_for(self, workspace_id: int) -> Ledger:
+        """The recovered ledger of a workspace; opens its files. Raises as `write` does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What surrounds a sink when it is built on its node."""
+
+    name: str
+    clock: Clock = SystemClock()  # noqa: RUF009 - stateless
+    state_dir: Path | None = None
+
+
+class SinkConfig(BaseModel):
+    """The keys that every sink has. Plain data, picklable, no I/O."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    one_lane_per_workspace: ClassVar[bool] = False
+    """True for sinks that write files: each workspace has a chain of its own."""
+
+    type: str
+    enabled: bool = True
+    required: bool = True
+    on_full: Literal["block", "drop"] = "block"
+    max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+
+    def build(self, context: SinkContext) -> Sink:
+        """The live sink; nothing is opened yet."""
+        raise TypeError(f"sink type {self.type!r} has no implementation")

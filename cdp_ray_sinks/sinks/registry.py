@@ -1,0 +1,40 @@
+"""Which sink types there are, and where each lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from cdp_ray_sinks.errors import ConfigError
+from cdp_ray_sinks.sinks.base import SinkConfig
+
+SINKS: Final[Mapping[str, str]] = {
+    "null": "cdp_ray_sinks.sinks.null:NullConfig",
+    "disk_binary": "cdp_ray_sinks.sinks.disk_binary:DiskBinaryConfig",
+}
+
+
+def config_class(sink_type: str) -> type[SinkConfig]:
+    """The config model of a sink type; ConfigError names the known ones otherwise."""
+    try:
+        module, name = SINKS[sink_type].split(":")
+    except KeyError:
+        known = ", ".join(sorted(SINKS))
+        raise ConfigError(f"unknown sink type {sink_type!r}; known: {known}") from None
+    found: type[SinkConfig] = getattr(import_module(module), name)
+    return found
+
+
+def load_config(sink_type: str, options: Mapping[str, Any]) -> SinkConfig:
+    """A checked config from plain options; ConfigError says which key, value and why."""
+    try:
+        return config_class(sink_type).model_validate({"type": sink_type, **options})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc'])} = {e['input']!r}: {e['msg']}"
+            for e in error.errors()
+        )
+        raise ConfigError(f"sink of type {sink_type!r}: {problems}") from None
