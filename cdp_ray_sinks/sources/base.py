@@ -1,0 +1,84 @@
+"""What a source is, and what it hands its batches to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.clock import Clock, SystemClock
+
+
+class Ticket(Protocol):
+    """A promise about one submitted batch."""
+
+    def done(self) -> bool:
+        """Whether every required sink has settled the batch."""
+        ...
+
+    def result(self, timeout_s: float | None = None) -> Mapping[str, str]:
+        """Wait until done; sink name to outcome (durable, dropped, dead_lettered).
+
+        Raises TimeoutError after `timeout_s`, or the error that refused the batch.
+        """
+        ...
+
+
+class BatchTaker(Protocol):
+    """Takes batches from a source: the producer, or a list in a test."""
+
+    def submit(self, batch: Batch) -> Ticket:
+        """Take one batch; blocks while the window is full.
+
+        On return the caller may reuse the batch's buffers. The taker gives the batch its
+        id; the source leaves producer, epoch and sequence empty.
+        """
+        ...
+
+    def submit_packed(self, batches: Sequence[Batch]) -> list[Ticket]:
+        """Take several small batches as one shared object; otherwise as `submit`."""
+        ...
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def run(self, taker: BatchTaker, stop: threading.Event) -> None:
+        """Submit batches until exhausted or until `stop` is set.
+
+        On return everything received has been submitted and every socket is closed.
+        """
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """A snapshot, from any thread: at least events, messages, bytes, errors."""
+        ...
+
+    def progress(self) -> tuple[int, int | None]:
+        """Events produced so far, and how many there will be if that is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What surrounds a source when it is built on its node."""
+
+    name: str
+    clock: Clock = SystemClock()  # noqa: RUF009 - stateless
+
+
+class SourceConfig(BaseModel):
+    """The keys that every source has. Plain data, picklable, no I/O."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: str
+    enabled: bool = True
+
+    def build(self, context: SourceContext) -> Source:
+        """The live source; nothing is opened yet."""
+        raise TypeError(f"source type {self.type!r} has no implementation")
