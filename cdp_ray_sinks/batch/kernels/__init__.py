@@ -1,0 +1,5 @@
+"""Compiled kernels; importing any of them first chooses the place of their cache."""
+
+from cdp_ray_sinks.batch.kernels import cache as _cache
+
+_cache.install()

@@ -104,7 +104,7 @@ def copy_bytes(
             return _pointer(context, builder, parts, (args[array], args[position]))
 
         length = context.cast(builder, args[4], signature.args[4], types.intp)
-        cgutils.raw_memcpy(builder, at(0, 1), at(2, 3), length, 1)
+        cgutils.raw_memcpy(builder, at(0, 1), at(2, 3), length, 1)  # type: ignore[no-untyped-call]
         return context.get_dummy_value()
 
     return signature, generate

@@ -1,0 +1,1 @@
+"""What travels: messages, records, batches, and their decoding into columns."""

@@ -1,0 +1,1 @@
+"""Readers of the wire schema, generated from schema.fbs; never edited."""
