@@ -102,7 +102,7 @@ class Batch:
 
     def messages(self) -> Iterator[memoryview]:
         """Each message without its metadata and size; for tools and tests, not hot paths."""
-        view = memoryview(self.records)
+        view = self.records.data
         for start, end in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
             yield view[start + RECORD_PREFIX_BYTES : end]
 

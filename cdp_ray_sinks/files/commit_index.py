@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xxhash
@@ -67,7 +67,7 @@ ENTRY: Final = np.dtype(
 """One batch of a commit, 96 bytes. `low` is the producer's lowest unsettled sequence."""
 
 
-def xxh3(data: object) -> int:
+def xxh3(data: Any) -> int:
     """xxh3-64 of any buffer."""
     return int(xxhash.xxh3_64_intdigest(data))
 
@@ -214,7 +214,7 @@ def parse_index(data: bytes, path: str) -> IndexContents:
     seal: Seal | None = None
     position, damage = HEADER_BYTES, None
     while seal is None and position < len(data):
-        record = _next_record(data, position)
+        record = next_record(data, position)
         if isinstance(record, str):
             damage = record
             break
@@ -223,9 +223,9 @@ def parse_index(data: bytes, path: str) -> IndexContents:
             if kind == KIND_SNAPSHOT:
                 ledger.extend(_parse_snapshot(payload))
             elif kind == KIND_COMMIT:
-                commits.append(_parse_commit(payload, commits))
+                commits.append(parse_commit(payload, commits))
             else:
-                seal = Seal(*_SEAL.unpack(payload))
+                seal = parse_seal(payload)
         except (struct.error, ValueError) as error:
             damage = str(error)
             break
@@ -233,7 +233,8 @@ def parse_index(data: bytes, path: str) -> IndexContents:
     return IndexContents(header, ledger, commits, seal, position, damage)
 
 
-def _next_record(data: bytes, position: int) -> tuple[int, bytes, int] | str:
+def next_record(data: bytes, position: int) -> tuple[int, bytes, int] | str:
+    """Kind, payload and end of the record at `position`, or what is wrong with it."""
     if len(data) - position < _RECORD.size + _CHECKSUM.size:
         return "torn index record"
     kind, length = _RECORD.unpack_from(data, position)
@@ -247,7 +248,8 @@ def _next_record(data: bytes, position: int) -> tuple[int, bytes, int] | str:
     return kind, data[position + _RECORD.size : body_end], body_end + _CHECKSUM.size
 
 
-def _parse_commit(payload: bytes, before: Sequence[Commit]) -> Commit:
+def parse_commit(payload: bytes, before: Sequence[Commit]) -> Commit:
+    """A commit from its payload; ValueError if it does not go on where the last one ended."""
     start, end, checksum, committed_at_ms = _COMMIT.unpack_from(payload)
     if (len(payload) - _COMMIT.size) % ENTRY.itemsize:
         raise ValueError("commit record has a broken entry")
@@ -256,6 +258,11 @@ def _parse_commit(payload: bytes, before: Sequence[Commit]) -> Commit:
         raise ValueError(f"commit covers {start}..{end} but should begin at {expected}")
     entries = np.frombuffer(payload, ENTRY, offset=_COMMIT.size)
     return Commit(start, end, checksum, committed_at_ms, entries)
+
+
+def parse_seal(payload: bytes) -> Seal:
+    """A seal from its payload; struct.error if it has not its bytes."""
+    return Seal(*_SEAL.unpack(payload))
 
 
 def _parse_snapshot(payload: bytes) -> Iterator[LedgerEntry]:
