@@ -47,7 +47,11 @@ def _source_digest() -> str:
         digest.update(metadata.version("cdp-ray-sinks").encode())
     except metadata.PackageNotFoundError:
         digest.update(b"source tree")
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    sources = [
+        *sorted(Path(__file__).parent.glob("*.py")),
+        PACKAGE_DIRECTORY / "batch" / "enums.py",
+    ]
+    for path in sources:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     features = llvm.get_host_cpu_features()
     parts = (

@@ -8,12 +8,15 @@ each call site stands behind the check that it relies on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+Load: TypeAlias = Callable[[Any, int], int]
+Store: TypeAlias = Callable[[Any, int, int], None]
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -66,36 +69,38 @@ def _make_store(bits: int, big_endian: bool) -> Callable[..., Any]:
     return store
 
 
-load_u16 = intrinsic(_make_load(16, types.int64, False))
+load_u16: Load = intrinsic(_make_load(16, types.int64, False))
 """load_u16(array, position) -> int64, little-endian."""
-load_u32 = intrinsic(_make_load(32, types.int64, False))
+load_u32: Load = intrinsic(_make_load(32, types.int64, False))
 """load_u32(array, position) -> int64, little-endian."""
-load_i32 = intrinsic(_make_load(32, types.int32, False))
+load_i32: Load = intrinsic(_make_load(32, types.int32, False))
 """load_i32(array, position) -> int32, little-endian; FlatBuffers vtable offsets."""
-load_u64 = intrinsic(_make_load(64, types.uint64, False))
+load_u64: Load = intrinsic(_make_load(64, types.uint64, False))
 """load_u64(array, position) -> uint64, little-endian."""
-load_u32_big = intrinsic(_make_load(32, types.int64, True))
+load_u32_big: Load = intrinsic(_make_load(32, types.int64, True))
 """load_u32_big(array, position) -> int64, big-endian; frame sizes."""
-load_u64_big = intrinsic(_make_load(64, types.uint64, True))
+load_u64_big: Load = intrinsic(_make_load(64, types.uint64, True))
 """load_u64_big(array, position) -> uint64, big-endian; record timestamps."""
-store_u16 = intrinsic(_make_store(16, False))
+store_u16: Store = intrinsic(_make_store(16, False))
 """store_u16(array, position, value), little-endian."""
-store_u32 = intrinsic(_make_store(32, False))
+store_u32: Store = intrinsic(_make_store(32, False))
 """store_u32(array, position, value), little-endian."""
-store_u64 = intrinsic(_make_store(64, False))
+store_u64: Store = intrinsic(_make_store(64, False))
 """store_u64(array, position, value), little-endian."""
-store_u32_big = intrinsic(_make_store(32, True))
+store_u32_big: Store = intrinsic(_make_store(32, True))
 """store_u32_big(array, position, value), big-endian."""
-store_u64_big = intrinsic(_make_store(64, True))
+store_u64_big: Store = intrinsic(_make_store(64, True))
 """store_u64_big(array, position, value), big-endian."""
 
 
-@intrinsic
-def copy_bytes(
-    typingctx: Any, target: Any, target_position: Any, source: Any, source_position: Any,
+def _copy_bytes(
+    typingctx: Any,
+    target: Any,
+    target_position: Any,
+    source: Any,
+    source_position: Any,
     count: Any,
 ) -> Any:
-    """copy_bytes(target, target_position, source, source_position, count): memcpy."""
     signature = types.void(target, target_position, source, source_position, count)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -108,3 +113,36 @@ def copy_bytes(
         return context.get_dummy_value()
 
     return signature, generate
+
+
+copy_bytes: Callable[[Any, int, Any, int, int], None] = intrinsic(_copy_bytes)
+"""copy_bytes(target, target_position, source, source_position, count): memcpy."""
+
+
+def _make_copy(vector_bytes: int) -> Callable[..., Any]:
+    def copy(
+        typingctx: Any, target: Any, target_position: Any, source: Any, source_position: Any
+    ) -> Any:
+        signature = types.void(target, target_position, source, source_position)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            vector = ir.VectorType(ir.IntType(8), vector_bytes).as_pointer()
+            to = types.void(signature.args[0], signature.args[1])
+            out = types.void(signature.args[2], signature.args[3])
+            value = builder.load(
+                builder.bitcast(_pointer(context, builder, out, args[2:4]), vector)
+            )
+            value.align = 1
+            target_at = builder.bitcast(_pointer(context, builder, to, args[0:2]), vector)
+            builder.store(value, target_at).align = 1
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return copy
+
+
+copy_16: Callable[[Any, int, Any, int], None] = intrinsic(_make_copy(16))
+"""copy_16(target, target_position, source, source_position): exactly 16 bytes."""
+copy_32: Callable[[Any, int, Any, int], None] = intrinsic(_make_copy(32))
+"""copy_32(target, target_position, source, source_position): exactly 32 bytes."""
