@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.sinks.base import SinkConfig
+from cdp_ray_sinks.validation import validated
 
 SINKS: Final[Mapping[str, str]] = {
     "null": "cdp_ray_sinks.sinks.null:NullConfig",
@@ -28,13 +27,10 @@ def config_class(sink_type: str) -> type[SinkConfig]:
     return found
 
 
-def load_config(sink_type: str, options: Mapping[str, Any]) -> SinkConfig:
-    """A checked config from plain options; ConfigError says which key, value and why."""
-    try:
-        return config_class(sink_type).model_validate({"type": sink_type, **options})
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in e['loc'])} = {e['input']!r}: {e['msg']}"
-            for e in error.errors()
-        )
-        raise ConfigError(f"sink of type {sink_type!r}: {problems}") from None
+def load_config(sink_type: str, options: Mapping[str, Any], where: str = "") -> SinkConfig:
+    """A checked config from plain options; ConfigError says which key, value and why.
+
+    `where` is what the errors call the table, "sink of type …" by default.
+    """
+    plain = {"type": sink_type, **options}
+    return validated(config_class(sink_type), plain, where or f"sink of type {sink_type!r}")

@@ -1,0 +1,113 @@
+"""Output sinks for customer-event streams that run as Ray actors."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdp_ray_sinks.batch.batch import (
+        Batch,
+        BatchHeader,
+        BatchId,
+    )
+    from cdp_ray_sinks.batch.builder import (
+        BatchBuilder,
+    )
+    from cdp_ray_sinks.batch.columns import (
+        decode_events,
+        decode_logs,
+        encode_events,
+        encode_logs,
+    )
+    from cdp_ray_sinks.batch.enums import (
+        EventType,
+        LogLevel,
+        SchemaType,
+    )
+    from cdp_ray_sinks.config import (
+        DeliveryConfig,
+        PipelineConfig,
+        RoutingConfig,
+    )
+    from cdp_ray_sinks.errors import (
+        CdpError,
+        ConfigError,
+        CorruptSegmentError,
+        DrainTimeoutError,
+        MalformedMessageError,
+        SinkError,
+        TerminalError,
+        TransientError,
+    )
+    from cdp_ray_sinks.files.buffer_pool import (
+        BufferPool,
+    )
+    from cdp_ray_sinks.pipeline import (
+        Pipeline,
+    )
+    from cdp_ray_sinks.sinks.base import (
+        Sink,
+        SinkConfig,
+        SinkContext,
+    )
+    from cdp_ray_sinks.sinks.disk_binary import (
+        DiskBinaryConfig,
+        DiskBinarySink,
+    )
+    from cdp_ray_sinks.sinks.null import (
+        NullConfig,
+        NullSink,
+    )
+    from cdp_ray_sinks.sources.synthetic import (
+        SyntheticConfig,
+    )
+    from cdp_ray_sinks.sources.tcp import (
+        TcpConfig,
+    )
+    from cdp_ray_sinks.writers.binary import (
+        BinaryReader,
+        BinaryWriter,
+        MessageMetadata,
+        SeekableBinaryReader,
+    )
+else:
+    # Each name is loaded when first asked for: see there.
+    from cdp_ray_sinks.exports import load_public as __getattr__  # noqa: F401 - a module hook
+
+__all__ = [
+    "Batch",
+    "BatchBuilder",
+    "BatchHeader",
+    "BatchId",
+    "BinaryReader",
+    "BinaryWriter",
+    "BufferPool",
+    "CdpError",
+    "ConfigError",
+    "CorruptSegmentError",
+    "DeliveryConfig",
+    "DiskBinaryConfig",
+    "DiskBinarySink",
+    "DrainTimeoutError",
+    "EventType",
+    "LogLevel",
+    "MalformedMessageError",
+    "MessageMetadata",
+    "NullConfig",
+    "NullSink",
+    "Pipeline",
+    "PipelineConfig",
+    "RoutingConfig",
+    "SchemaType",
+    "SeekableBinaryReader",
+    "Sink",
+    "SinkConfig",
+    "SinkContext",
+    "SinkError",
+    "SyntheticConfig",
+    "TcpConfig",
+    "TerminalError",
+    "TransientError",
+    "decode_events",
+    "decode_logs",
+    "encode_events",
+    "encode_logs",
+]

@@ -1,0 +1,165 @@
+"""The commands and what their exit codes mean.
+
+0: done. 1: the thing itself failed (damage found, events missing, batches unsettled).
+2: wrong usage or configuration. 130: interrupted. Modules that read or write anything are
+imported inside the commands, so that help and the reading commands start at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from cdp_ray_sinks.cli.output import say_error
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout; see the README.")]
+ArchivePath = Annotated[Path, typer.Argument(help="An archive's folder, or one .bin file.")]
+
+
+class CommandGroup(TyperGroup):
+    """Turns errors that are expected into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        from cdp_ray_sinks.errors import CdpError, ConfigError
+
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except ConfigError as error:
+            say_error(str(error))
+            raise typer.Exit(EXIT_USAGE) from None
+        except BrokenPipeError:
+            # Whoever read stdout has had enough, and flushing at exit must not complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (CdpError, OSError) as error:
+            say_error(str(error))
+            raise typer.Exit(EXIT_FAILED) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        return result
+
+
+app = typer.Typer(
+    name="cdp-sinks",
+    cls=CommandGroup,
+    help="Takes streams of customer events to their destinations, as Ray actors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The pipeline's TOML file.")],
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to use instead of the file's.")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0, help="Drain and leave after this many seconds.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline until its sources end, or until Ctrl-C; then drain."""
+    from cdp_ray_sinks.cli.run import run_pipeline
+
+    raise typer.Exit(run_pipeline(config, address, duration, json))
+
+
+@app.command()
+def validate(
+    config: Annotated[Path, typer.Argument(help="The pipeline's TOML file.")], json: Json = False
+) -> None:
+    """Check a pipeline's TOML file and say what is wrong or probably not meant."""
+    from cdp_ray_sinks.cli.validate import validate_config
+
+    raise typer.Exit(validate_config(config, json))
+
+
+@app.command()
+def cat(
+    paths: Annotated[list[Path], typer.Argument(help="Archive folders or .bin files.")],
+    limit: Annotated[int | None, typer.Option(min=0, help="Stop after this many events.")] = None,
+    json: Json = False,
+) -> None:
+    """Print the events of archives, one line each."""
+    from cdp_ray_sinks.cli.cat import cat_archives
+
+    raise typer.Exit(cat_archives(paths, limit, json))
+
+
+@app.command()
+def scan(
+    path: ArchivePath,
+    check_synthetic: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Look for the running numbers 0 to N-1."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Count what an archive holds, from the decoded messages alone."""
+    from cdp_ray_sinks.cli.scan import scan_archive
+
+    raise typer.Exit(scan_archive(path, check_synthetic, json))
+
+
+@app.command()
+def verify(path: ArchivePath, json: Json = False) -> None:
+    """Prove an archive against its commit indexes; name each damaged place."""
+    from cdp_ray_sinks.cli.verify import verify_archive
+
+    raise typer.Exit(verify_archive(path, json))
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Option(help="The pipeline's name.")] = "default",
+    address: Annotated[str | None, typer.Option(help="The Ray cluster it runs on.")] = None,
+    json: Json = False,
+) -> None:
+    """Say how a running pipeline is doing, and which processes it has."""
+    from cdp_ray_sinks.cli.status import show_status
+
+    raise typer.Exit(show_status(name, address, json))
+
+
+@app.command()
+def send(
+    file: Annotated[Path, typer.Argument(help="Frames: u32 big-endian length and message.")],
+    to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The tcp source to send to.")],
+    rate: Annotated[
+        float | None, typer.Option(min=0, help="Frames a second; as fast as it goes without.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Play a file of raw frames to a tcp source."""
+    from cdp_ray_sinks.cli.send import send_file
+
+    raise typer.Exit(send_file(file, to, rate, json))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def bench(context: typer.Context) -> None:
+    """Measure sinks against what the machine allows."""
+    command = import_module("cdp_ray_sinks.bench.command")
+    raise typer.Exit(command.main(context.args))
+
+
+def main() -> None:
+    """The `cdp-sinks` command."""
+    app(prog_name="cdp-sinks")

@@ -1,0 +1,92 @@
+"""What the commands print: JSON or text on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SHORT_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_UNSAFE: Final = [
+    *range(0x20),
+    *range(0x7F, 0xA0),  # DEL and C1
+    *range(0x2028, 0x202F),  # line ends and the bidirectional overrides
+    *range(0x2066, 0x206A),
+]
+_ESCAPES: Final = {
+    code: _SHORT_ESCAPES.get(chr(code), f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+    for code in _UNSAFE
+}
+
+
+def escaped(text: str) -> str:
+    """Text of a client, safe to print on one line of a terminal."""
+    return text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode()
+
+
+def to_json(value: object) -> str:
+    """One line of strict JSON in ASCII; floats that JSON lacks become their names as text."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def print_json(value: object) -> None:
+    """The one JSON value of a command, on stdout."""
+    sys.stdout.write(to_json(value) + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """A line for the person, on stderr, control characters escaped."""
+    sys.stderr.write(escaped(text) + "\n")
+    sys.stderr.flush()
+
+
+def say_error(text: str) -> None:
+    """Each line of an error's text, on stderr."""
+    for line in text.split("\n"):
+        say(f"error: {line}")
+
+
+def wants_colour() -> bool:
+    """Whether stdout is a terminal that should get colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def stderr_console() -> Console:
+    """For progress, which shows on a terminal only."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes for people, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.95:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def count_text(count: float) -> str:
+    """A number of things for people, with thousands apart."""
+    return f"{count:,.0f}"

@@ -1,0 +1,50 @@
+"""Loads the package's public names when they are first asked for.
+
+`cdp-sinks cat` must not wait for Ray, nor a config check for numba.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+MODULES: Final = {
+    "cdp_ray_sinks.batch.batch": ("Batch", "BatchHeader", "BatchId"),
+    "cdp_ray_sinks.batch.builder": ("BatchBuilder",),
+    "cdp_ray_sinks.batch.columns": ("decode_events", "decode_logs", "encode_events", "encode_logs"),
+    "cdp_ray_sinks.batch.enums": ("EventType", "LogLevel", "SchemaType"),
+    "cdp_ray_sinks.config": ("DeliveryConfig", "PipelineConfig", "RoutingConfig"),
+    "cdp_ray_sinks.errors": (
+        "CdpError",
+        "ConfigError",
+        "CorruptSegmentError",
+        "DrainTimeoutError",
+        "MalformedMessageError",
+        "SinkError",
+        "TerminalError",
+        "TransientError",
+    ),
+    "cdp_ray_sinks.files.buffer_pool": ("BufferPool",),
+    "cdp_ray_sinks.pipeline": ("Pipeline",),
+    "cdp_ray_sinks.sinks.base": ("Sink", "SinkConfig", "SinkContext"),
+    "cdp_ray_sinks.sinks.disk_binary": ("DiskBinaryConfig", "DiskBinarySink"),
+    "cdp_ray_sinks.sinks.null": ("NullConfig", "NullSink"),
+    "cdp_ray_sinks.sources.synthetic": ("SyntheticConfig",),
+    "cdp_ray_sinks.sources.tcp": ("TcpConfig",),
+    "cdp_ray_sinks.writers.binary": (
+        "BinaryReader",
+        "BinaryWriter",
+        "MessageMetadata",
+        "SeekableBinaryReader",
+    ),
+}
+_HOMES: Final = {name: module for module, names in MODULES.items() for name in names}
+
+
+def load_public(name: str) -> Any:
+    """The public object of that name; stands in as the package's `__getattr__`."""
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'cdp_ray_sinks' has no attribute {name!r}") from None
+    return getattr(import_module(home), name)

@@ -1,0 +1,97 @@
+"""`${NAME}` and `${file:PATH}` in configuration: they travel as written.
+
+What is in an actor's arguments or a job's metadata can be read there, so a secret must
+not be. Text with placeholders is resolved inside the actor that uses it, on its node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
+
+from cdp_ray_sinks.errors import ConfigError
+from cdp_ray_sinks.validation import validated
+
+Model = TypeVar("Model", bound=BaseModel)
+
+FILE_BYTES_MAX: Final = 64 * 1024
+_PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def has_placeholder(text: str) -> bool:
+    """Whether `resolve` would change the text, or refuse it."""
+    return _PLACEHOLDER.search(text) is not None
+
+
+def resolve(text: str, environ: Mapping[str, str]) -> str:
+    """The text with each `${NAME}` replaced by that variable, each `${file:PATH}` by the
+    file's text without its last line end. What is put in is not looked at again.
+
+    Raises ConfigError that names the variable or file and never what they hold.
+    """
+    return _PLACEHOLDER.sub(lambda found: _value(found[1], environ), text)
+
+
+def _value(inner: str, environ: Mapping[str, str]) -> str:
+    if inner.startswith("file:"):
+        return _file_text(inner.removeprefix("file:"))
+    if not _NAME.fullmatch(inner):
+        raise ConfigError(f"${{{inner}}}: write ${{NAME}} or ${{file:PATH}}")
+    try:
+        return environ[inner]
+    except KeyError:
+        raise ConfigError(f"${{{inner}}}: the environment has no variable {inner}") from None
+
+
+def _file_text(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+        text = data.decode()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"${{file:{path}}}: {reason}") from None
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigError(f"${{file:{path}}}: more than {FILE_BYTES_MAX} bytes")
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def resolved(config: Model, environ: Mapping[str, str], where: str) -> Model:
+    """The config with every placeholder in its texts and paths resolved, checked again.
+
+    Called where the config is used, right before it builds something; a config without
+    placeholders comes back as it is. Raises ConfigError, also for a path that is not
+    absolute once resolved: a process of a cluster has no working directory of ours.
+    """
+    changed: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, str | Path) and has_placeholder(str(value)):
+            text = resolve(str(value), environ)
+            if isinstance(value, Path) and not Path(text).is_absolute():
+                raise ConfigError(f"{where}.{name} = {str(value)!r}: must be an absolute path")
+            changed[name] = text
+    if not changed:
+        return config
+    plain = {name: getattr(config, name) for name in type(config).model_fields}
+    return validated(type(config), plain | changed, where, hidden=changed)
+
+
+def anchored(config: Model, folder: Path) -> Model:
+    """The config with each relative path in it put under `folder`, and `~` expanded.
+
+    A path that begins with a placeholder is left for `resolved` to judge.
+    """
+    changed = {
+        name: folder / value.expanduser()
+        for name in type(config).model_fields
+        if isinstance(value := getattr(config, name), Path)
+        and not value.is_absolute()
+        and not str(value).startswith("${")
+    }
+    return config.model_copy(update=changed) if changed else config
