@@ -1,0 +1,129 @@
+"""Who may write a workspace's files: one writer at a time, also after a kill or a move.
+
+In `{base}/{workspace}/.lane/` lie `lock` (flock, held for the chain's life) and one
+`epoch-<n>` file per writer there has been, the newest two of which are kept. A writer
+makes its epoch file before it reads any index. After each sync, and before it
+acknowledges, it looks for a newer epoch file; finding one it acknowledges nothing.
+
+On one host holding the lock proves that the last writer is gone. On a shared file system
+the lock is not trusted: there a successor leaves the segments of older epochs as they are
+until its own epoch file is `lease_s` old.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from cdp_ray_sinks.clock import Clock
+from cdp_ray_sinks.errors import FencedError, TransientError
+from cdp_ray_sinks.files.file_system import make_directories, sync_directory, transient
+
+LANE_DIRECTORY: Final = ".lane"
+_EPOCH_PREFIX: Final = "epoch-"
+_EPOCHS_KEPT: Final = 2
+
+
+class Fence:
+    """The right to write one workspace's files. Not thread-safe but for `check`."""
+
+    def __init__(
+        self, workspace_directory: Path, clock: Clock, *, shared: bool = False, lease_s: int = 30
+    ) -> None:
+        self.directory = workspace_directory / LANE_DIRECTORY
+        self.epoch = 0
+        self._clock = clock
+        self.is_shared = shared
+        self._lease_ms = 1000 * lease_s
+        self._taken_at_ms = 0
+        self._lock_fd = -1
+        self._own = self._next = ""
+
+    def take(self) -> int:
+        """Become the writer; returns the new epoch, 1 or higher.
+
+        Raises TransientError if another process of this host is the writer (it names the
+        directory and the process), or if the directory can't be written.
+        """
+        with transient(f"can't take {self.directory}"):
+            make_directories(self.directory)
+            if not self.is_shared:
+                self._lock()
+            try:
+                self._make_epoch()
+            except OSError:
+                self.give_up()
+                raise
+        self._taken_at_ms = self._clock.monotonic_ms()
+        return self.epoch
+
+    def check(self) -> None:
+        """Raise FencedError if a newer writer has come.
+
+        The newer file is looked for first: it is removed only after this writer's own
+        file has been, so that at least one of the two looks finds out.
+        """
+        if os.path.exists(self._next) or not os.path.exists(self._own):  # noqa: PTH110 - hot
+            raise FencedError(f"{self.directory}: epoch {self.epoch} has a successor")
+
+    def lease_is_over(self) -> bool:
+        """Whether segments of older epochs may be cut and sealed."""
+        if not self.is_shared:
+            return True
+        return self._clock.monotonic_ms() - self._taken_at_ms >= self._lease_ms
+
+    def give_up(self) -> None:
+        """Let go of the lock; the epoch file stays. Safe to call twice."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _lock(self) -> None:
+        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, _holder().encode(), 0)
+        except BlockingIOError:
+            holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise TransientError(f"{self.directory} is held by process {holder}") from None
+        except OSError:
+            os.close(fd)
+            raise
+        self._lock_fd = fd
+
+    def _make_epoch(self) -> None:
+        epochs = epochs_in(self.directory)
+        epoch = max(epochs, default=0)
+        while True:
+            epoch += 1
+            self._own = str(self.directory / f"{_EPOCH_PREFIX}{epoch}")
+            try:
+                fd = os.open(self._own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            except FileExistsError:
+                continue
+            break
+        try:
+            os.write(fd, _holder().encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        sync_directory(self.directory)
+        self.epoch = epoch
+        self._next = str(self.directory / f"{_EPOCH_PREFIX}{epoch + 1}")
+        for old in sorted(epochs)[: 1 - _EPOCHS_KEPT]:
+            (self.directory / f"{_EPOCH_PREFIX}{old}").unlink(missing_ok=True)
+
+
+def epochs_in(lane_directory: Path) -> list[int]:
+    """The epochs that have files there, in no order."""
+    names = (path.name.removeprefix(_EPOCH_PREFIX) for path in lane_directory.glob("epoch-*"))
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _holder() -> str:
+    return f"{os.getpid()} on {socket.gethostname()}\n"

@@ -1,0 +1,146 @@
+"""The few system calls whose failure decides what may be acknowledged.
+
+They are a protocol, so that a test hands in a disk that fails where it wants.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from errno import EIO, errorcode
+from pathlib import Path
+from typing import Final, Protocol, TypeAlias
+
+from cdp_ray_sinks.errors import TransientError
+
+Buffer: TypeAlias = memoryview
+IOV_MAX: Final = 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class FileSystem(Protocol):
+    """System calls on open descriptors; each raises OSError as the system does."""
+
+    def write_at(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        """Write at most IOV_MAX buffers from `offset` on; returns how many bytes it took."""
+        ...
+
+    def append(self, fd: int, data: Buffer) -> int:
+        """Write at the end of a file opened with O_APPEND; returns how many bytes it took."""
+        ...
+
+    def truncate(self, fd: int, offset: int) -> None:
+        """Cut the file there."""
+        ...
+
+    def sync(self, fd: int) -> None:
+        """On return the file's bytes are on the disk."""
+        ...
+
+    def sync_all(self, fd: int) -> None:
+        """On return all bytes of the file system that holds the file are on the disk."""
+        ...
+
+
+class LocalFileSystem:
+    """The system calls themselves."""
+
+    def write_at(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        """pwritev(2)."""
+        return os.pwritev(fd, buffers, offset)
+
+    def append(self, fd: int, data: Buffer) -> int:
+        """write(2)."""
+        return os.write(fd, data)
+
+    def truncate(self, fd: int, offset: int) -> None:
+        """ftruncate(2)."""
+        os.ftruncate(fd, offset)
+
+    def sync(self, fd: int) -> None:
+        """fdatasync(2)."""
+        os.fdatasync(fd)
+
+    def sync_all(self, fd: int) -> None:
+        """syncfs(2)."""
+        if _libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+
+def write_fully(fs: FileSystem, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+    """Write all bytes of `buffers` from `offset` on, over short writes; returns the end.
+
+    Raises OSError; then any part of the bytes may be in the file.
+    """
+    left = [view for view in buffers if view.nbytes]
+    first = 0
+    while first < len(left):
+        taken = fs.write_at(fd, left[first : first + IOV_MAX], offset)
+        if taken <= 0:
+            raise OSError(EIO, "write took no bytes")
+        offset += taken
+        while first < len(left) and taken >= left[first].nbytes:
+            taken -= left[first].nbytes
+            first += 1
+        if taken:
+            left[first] = left[first][taken:]
+    return offset
+
+
+def append_fully(fs: FileSystem, fd: int, data: bytes) -> None:
+    """Write all of `data` at the end of the file; raises OSError."""
+    left = memoryview(data)
+    while left.nbytes:
+        taken = fs.append(fd, left)
+        if taken <= 0:
+            raise OSError(EIO, "write took no bytes")
+        left = left[taken:]
+
+
+def sync_directory(directory: Path) -> None:
+    """On return the names in the directory are on the disk."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directories(directory: Path, *, sync: bool = True) -> None:
+    """Create a directory and those above it; the parents of new ones are synced."""
+    if directory.is_dir():
+        return
+    make_directories(directory.parent, sync=sync)
+    directory.mkdir(exist_ok=True)
+    if sync:
+        sync_directory(directory.parent)
+
+
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """A descriptor of an existing file for the block; raises OSError."""
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def error_text(error: OSError) -> str:
+    """A short text with the error's symbolic name, such as `ENOSPC: No space left...`."""
+    name = errorcode.get(error.errno or 0, "OSError")
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{name}: {error.strerror or error}"
+
+
+@contextmanager
+def transient(what: str) -> Iterator[None]:
+    """Turn an OSError of the block into a TransientError that says what was being done."""
+    try:
+        yield
+    except OSError as error:
+        raise TransientError(f"{what}: {error_text(error)}") from error

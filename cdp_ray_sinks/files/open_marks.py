@@ -1,0 +1,74 @@
+"""Which segments a start has to look at, so that it need not walk the tree.
+
+`{base}/{workspace}/.lane/open/<segment number>~<path>` is an empty file, made before the
+segment; '~' stands for '/' in the segment's path under the workspace. The mark of a sealed
+segment is removed once a newer segment exists whose ledger snapshot covers it, so the
+marked indexes together always hold the whole ledger; the newest segment's mark stays.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX
+from cdp_ray_sinks.files.fence import LANE_DIRECTORY
+from cdp_ray_sinks.files.file_system import make_directories, sync_directory
+
+_SLASH: Final = "~"
+
+
+class Mark(NamedTuple):
+    """One marked segment; `path` is relative to the workspace's directory."""
+
+    segment_number: int
+    path: str
+
+
+class OpenMarks:
+    """The marks of one workspace."""
+
+    def __init__(self, workspace_directory: Path) -> None:
+        self._workspace = workspace_directory
+        self.directory = workspace_directory / LANE_DIRECTORY / "open"
+
+    def read(self) -> list[Mark]:
+        """All marks, lowest segment number first; files that are no marks are ignored."""
+        if not self.directory.is_dir():
+            return []
+        marks = []
+        for name in os.listdir(self.directory):  # noqa: PTH208 - names are all we need
+            number, slash, path = name.partition(_SLASH)
+            if slash and number.isdecimal():
+                marks.append(Mark(int(number), path.replace(_SLASH, "/")))
+        return sorted(marks)
+
+    def add(self, mark: Mark, *, sync: bool = True) -> None:
+        """Make a mark and sync its directory; raises OSError."""
+        make_directories(self.directory, sync=sync)
+        os.close(os.open(self._file(mark), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        if sync:
+            sync_directory(self.directory)
+
+    def remove(self, marks: Iterable[Mark]) -> None:
+        """Remove marks; not synced, because one too many does no harm."""
+        for mark in marks:
+            self._file(mark).unlink(missing_ok=True)
+
+    def unmarked_segments(self) -> list[Mark]:
+        """Every segment of the tree that has an index, for when there are no marks at all.
+
+        They come oldest partition first and get numbers from 0 on; the true ones are in
+        their indexes.
+        """
+        found = sorted(
+            path.relative_to(self._workspace).as_posix().removesuffix(INDEX_SUFFIX)
+            for path in self._workspace.rglob(f"*{INDEX_SUFFIX}")
+        )
+        return [Mark(place, path) for place, path in enumerate(found)]
+
+    def _file(self, mark: Mark) -> Path:
+        name = f"{mark.segment_number}{_SLASH}{mark.path.replace('/', _SLASH)}"
+        return self.directory / name

@@ -1,0 +1,322 @@
+"""The segments of one workspace that are open: made, found again after a crash, sealed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from cdp_ray_sinks.clock import Clock
+from cdp_ray_sinks.errors import FencedError
+from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX, IndexHeader
+from cdp_ray_sinks.files.fence import Fence
+from cdp_ray_sinks.files.file_system import FileSystem, error_text, make_directories
+from cdp_ray_sinks.files.ledger import Ledger
+from cdp_ray_sinks.files.open_marks import Mark, OpenMarks
+from cdp_ray_sinks.files.partition import Partition, segment_name
+from cdp_ray_sinks.files.recovery import Damage, Inspection, inspect_segment, settle_segment
+from cdp_ray_sinks.files.sealer import Job, Sealer, Task
+from cdp_ray_sinks.files.segment import Segment
+
+Key: TypeAlias = tuple[Partition, str]
+"""A partition and a stream in it: what has at most one segment open for writing."""
+
+DAMAGE_MAX: Final = 1000
+_PLACES_KEPT_MAX: Final = 1024
+
+
+@dataclass(slots=True)
+class SegmentCounters:
+    """What happened to a workspace's segments since its chain was opened."""
+
+    made: int = 0
+    sealed: int = 0
+    recovered: int = 0
+    sync_failures: int = 0
+    damaged: int = 0
+
+
+class OpenSegments:
+    """Belongs to one chain and is called by its thread; the sealer's thread only reports."""
+
+    def __init__(
+        self,
+        directory: Path,
+        workspace_id: int,
+        naming: tuple[str, int],
+        ledger: Ledger,
+        fence: Fence,
+        sealer: Sealer,
+        fs: FileSystem,
+        clock: Clock,
+        *,
+        sync: bool,
+        open_partitions_max: int,
+    ) -> None:
+        self.damage: list[Damage] = []
+        self.counters = SegmentCounters()
+        self._directory = directory
+        self._workspace_id = workspace_id
+        self._suffix, self._index_flags = naming
+        self._ledger = ledger
+        self._fence = fence
+        self._sealer = sealer
+        self._fs = fs
+        self._clock = clock
+        self._sync = sync
+        self._open_partitions_max = open_partitions_max
+        self._marks = OpenMarks(directory)
+        self._open: OrderedDict[Key, Segment] = OrderedDict()
+        self._places: OrderedDict[Key, int] = OrderedDict()
+        self._next_number = 1
+        self._covered_marks: list[Mark] = []
+        self._unsealed: list[Segment] = []
+        self._full: list[Segment] = []
+        self._leaving: dict[int, Segment] = {}
+        self._inherited: list[tuple[Mark, Inspection]] = []
+        self._lease_was_over = False
+        self._finished: deque[tuple[Segment, Task, Exception | None]] = deque()
+
+    def __iter__(self) -> Iterator[Segment]:
+        """The open ones, least recently written first."""
+        return iter(list(self._open.values()))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    # -- after a crash --------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Learn the ledger from the segments left behind; cut and seal them if it is time.
+
+        Raises OSError only if the marks can't be read.
+        """
+        marks = self._marks.read() or self._marks.unmarked_segments()
+        for mark in marks:
+            found = self._inspect(mark)
+            self._next_number = max(self._next_number, mark.segment_number + 1)
+            if found is None:
+                continue
+            self._ledger.merge(found.ledger)
+            if found.header is not None:
+                self._next_number = max(self._next_number, found.header.segment_number + 1)
+            self._inherited.append((mark, found))
+        if self._fence.lease_is_over():
+            self._settle_inherited()
+
+    def _inspect(self, mark: Mark) -> Inspection | None:
+        path = self._directory / mark.path
+        try:
+            found = inspect_segment(path)
+        except OSError as error:
+            self._note([Damage(str(path), 0, f"can't be read: {error_text(error)}")])
+            return None
+        self._note(found.damage)
+        return found
+
+    def _settle_inherited(self) -> None:
+        inherited, self._inherited = self._inherited, []
+        for mark, found in inherited:
+            was_open, noted = not found.is_settled, len(found.damage)
+            if settle_segment(self._fs, found, self._clock.now_ms()):
+                self.counters.recovered += was_open
+                self._covered_marks.append(mark)
+            else:
+                self._note(found.damage[noted:])
+                self._inherited.append((mark, found))
+
+    def _inherit_late(self) -> None:
+        """Segments that an older writer made after this one began: nothing in them was acked."""
+        own = {segment.mark for segment in [*self._open.values(), *self._leaving.values()]}
+        known = own | {mark for mark, _ in self._inherited} | set(self._covered_marks)
+        for mark in self._marks.read():
+            found = self._inspect(mark) if mark not in known else None
+            if found is None or found.header is None or found.is_settled:
+                continue
+            if found.header.writer_epoch < self._fence.epoch:
+                found.forget_commits()
+                self._inherited.append((mark, found))
+
+    # -- making ---------------------------------------------------------------------------
+
+    def for_write(self, key: Key, more_bytes: int, fits: Callable[[int, int], bool]) -> Segment:
+        """The open segment of `key` if that many more bytes fit in, or a new one.
+
+        It has no unconfirmed write. Raises OSError; then no segment was made.
+        """
+        segment = self._open.get(key)
+        if (
+            segment is not None
+            and segment.written == segment.confirmed
+            and fits(segment.written.end_offset, more_bytes)
+        ):
+            self._open.move_to_end(key)
+            return segment
+        if segment is None and len(self._open) >= self._open_partitions_max:
+            self._seal_least_recent()
+        fresh = self._make(key)
+        if segment is not None:
+            self._full.append(segment)
+        self._open[key] = fresh
+        self._open.move_to_end(key)
+        return fresh
+
+    def _make(self, key: Key) -> Segment:
+        partition, stream = key
+        directory = self._directory / partition.path
+        make_directories(directory, sync=self._sync)
+        place = self._places.get(key, 0)
+        while True:
+            path = directory / segment_name(stream, place, self._suffix)
+            place += 1
+            if path.exists() or path.with_name(path.name + INDEX_SUFFIX).exists():
+                continue
+            segment = self._create(path, partition, stream)
+            if segment is not None:
+                break
+        self._places[key] = place
+        while len(self._places) > _PLACES_KEPT_MAX:
+            self._places.popitem(last=False)
+        return segment
+
+    def _create(self, path: Path, partition: Partition, stream: str) -> Segment | None:
+        """A new segment, or None if someone else has just made one of that name."""
+        number = self._next_number
+        mark = Mark(number, f"{partition.path}/{path.name}")
+        header = IndexHeader(
+            number, self._fence.epoch, self._workspace_id, self._clock.now_ms(), self._index_flags
+        )
+        segment = Segment(path, mark, header, partition, stream)
+        self._take_finished()
+        covered, self._covered_marks = self._covered_marks, []
+        try:
+            self._marks.add(mark, sync=self._sync)
+            segment.create(self._fs, self._ledger.snapshot(), sync=self._sync)
+        except OSError as error:
+            self._covered_marks += covered
+            self._marks.remove([mark])
+            if isinstance(error, FileExistsError):
+                return None
+            raise
+        self._next_number += 1
+        self.counters.made += 1
+        self._marks.remove(covered)
+        return segment
+
+    # -- sealing --------------------------------------------------------------------------
+
+    def seal(self, key: Key) -> None:
+        """Begin to seal the open segment of `key`; all in it must be confirmed."""
+        self._hand_over(self._open.pop(key))
+
+    def seal_full(self) -> None:
+        """Begin to seal the segments that `for_write` found full; call it after a commit."""
+        full, self._full = self._full, []
+        for segment in full:
+            self._hand_over(segment)
+
+    def retire(self, key: Key, segment: Segment) -> None:
+        """Write no more to a segment whose write or sync failed: seal it at its last commit."""
+        segment.sync_failed = True
+        if self._open.get(key) is segment:
+            del self._open[key]
+        if segment in self._full:
+            self._full.remove(segment)
+        self._hand_over(segment)
+
+    def sync_soon(self) -> None:
+        """Begin to sync whatever is written but not synced."""
+        for segment in self._open.values():
+            if segment.has_files_open and not segment.is_synced:
+                self._submit(segment, "sync")
+
+    def tick(self) -> None:
+        """Take note of what the sealer did, try again what failed, settle what may be."""
+        self._take_finished()
+        unsealed, self._unsealed = self._unsealed, []
+        for segment in unsealed:
+            self._hand_over(segment)
+        if self._fence.is_shared and not self._lease_was_over and self._fence.lease_is_over():
+            self._lease_was_over = True
+            self._inherit_late()
+        if self._inherited and self._fence.lease_is_over():
+            self._settle_inherited()
+
+    def park(self, segment: Segment) -> None:
+        """Close an open segment's descriptors; the next write opens them again.
+
+        What is not synced is synced first, unless syncing is off, because an error that a
+        closed descriptor did not report is lost.
+        """
+        with segment.lock:
+            if self._sync and not segment.is_synced and not segment.sync_failed:
+                try:
+                    segment.sync(self._fs)
+                except OSError as error:
+                    self._finished.append((segment, "sync", error))
+                    return
+            segment.close()
+
+    def close(self) -> None:
+        """Seal all and wait for it; what can't be sealed is left for the next start."""
+        self.seal_full()
+        for key in list(self._open):
+            self.seal(key)
+        self._sealer.join()
+        self._take_finished()
+
+    def abandon(self) -> None:
+        """Close all descriptors and touch nothing: another writer owns the files now."""
+        self._sealer.join()
+        for segment in [*self._open.values(), *self._full, *self._unsealed]:
+            segment.close()
+        self._open.clear()
+        self._full.clear()
+        self._unsealed.clear()
+
+    def _seal_least_recent(self) -> None:
+        for key, segment in self._open.items():
+            if segment.written == segment.confirmed:
+                self.seal(key)
+                return
+
+    def _hand_over(self, segment: Segment) -> None:
+        self._leaving[segment.mark.segment_number] = segment
+        self._submit(segment, "seal")
+
+    def _submit(self, segment: Segment, task: Task) -> None:
+        self._sealer.submit(Job(segment, task, self._sync, self._fence.check, self._report))
+
+    def _report(self, segment: Segment, task: Task, problem: Exception | None) -> None:
+        self._finished.append((segment, task, problem))
+
+    def _take_finished(self) -> None:
+        while self._finished:
+            segment, task, problem = self._finished.popleft()
+            if isinstance(problem, OSError):
+                self._note(
+                    [
+                        Damage(
+                            str(segment.path),
+                            segment.confirmed.end_offset,
+                            f"{task} failed: {error_text(problem)}",
+                        )
+                    ]
+                )
+            if task == "sync":
+                if problem is not None and self._open.get(segment.key) is segment:
+                    self.counters.sync_failures += 1
+                    self.retire(segment.key, segment)
+                continue
+            self._leaving.pop(segment.mark.segment_number, None)
+            if problem is None:
+                self.counters.sealed += 1
+                self._covered_marks.append(segment.mark)
+            elif not isinstance(problem, FencedError):
+                self._unsealed.append(segment)
+
+    def _note(self, damage: Sequence[Damage]) -> None:
+        self.counters.damaged += len(damage)
+        self.damage.extend(damage[: DAMAGE_MAX - len(self.damage)])

@@ -1,0 +1,57 @@
+"""When written bytes reach the disk, and how many files are synced at once.
+
+`fsync = "commit"`: every commit is synced before it is acknowledged. `"interval"`: it is
+acknowledged when written (it survives the process, not the machine) and synced in the
+background. `"off"`: never synced by us, not even at a seal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
+
+from cdp_ray_sinks.files.file_system import FileSystem
+from cdp_ray_sinks.files.segment import Segment
+
+SyncPolicy: TypeAlias = Literal["commit", "interval", "off"]
+
+SEGMENTS_AT_ONCE: Final = 16
+"""From so many dirty segments of one file system on, one syncfs replaces a sync each."""
+
+
+def sync_segments(
+    fs: FileSystem, segments: Sequence[Segment], at_once: int = SEGMENTS_AT_ONCE
+) -> dict[Segment, OSError]:
+    """Sync all that was written to these segments; returns those whose sync failed.
+
+    A segment in the answer must never be synced again. One failing file system or file
+    does not keep the others from being synced.
+    """
+    failed: dict[Segment, OSError] = {}
+    groups: dict[int, list[Segment]] = {}
+    for segment in segments:
+        groups.setdefault(os.fstat(segment.descriptors[0]).st_dev, []).append(segment)
+    for group in groups.values():
+        if len(group) >= at_once:
+            failed |= _sync_file_system(fs, group)
+            continue
+        for segment in group:
+            try:
+                segment.sync(fs)
+            except OSError as error:
+                failed[segment] = error
+    return failed
+
+
+def _sync_file_system(fs: FileSystem, group: Sequence[Segment]) -> dict[Segment, OSError]:
+    written = [segment.written for segment in group]
+    try:
+        fs.sync_all(group[0].descriptors[0])
+    except OSError as error:
+        for segment in group:
+            segment.sync_failed = True
+        return dict.fromkeys(group, error)
+    for segment, totals in zip(group, written, strict=True):
+        segment.synced = totals
+    return {}
