@@ -1,0 +1,1 @@
+"""How batches become the bytes of a file, and batches again."""
