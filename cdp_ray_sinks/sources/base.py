@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -75,6 +75,9 @@ class SourceConfig(BaseModel):
     """The keys that every source has. Plain data, picklable, no I/O."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    survives_restart: ClassVar[bool] = True
+    """Whether a source whose process died may simply begin again."""
 
     type: str
     enabled: bool = True

@@ -1,0 +1,1 @@
+"""The rim where plain classes meet Ray; with `pipeline.py` the only room that imports it."""

@@ -1,0 +1,90 @@
+"""The Ray cluster a pipeline runs on: joined, or private and our own to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import ray
+
+from cdp_ray_sinks.config import PipelineConfig
+from cdp_ray_sinks.errors import ConfigError
+
+PRIVATE_STORE_BYTES = 1024 * 1024 * 1024
+
+
+def connect(config: PipelineConfig) -> bool:
+    """Join the configured cluster, or start a private one; whether it is ours to stop.
+
+    Inside a job or where Ray is already initialised that cluster is used. Raises ConfigError
+    when the address can't be reached or the store is too small for the producers' windows.
+    """
+    is_private = False
+    if not ray.is_initialized():
+        address = config.ray.address or os.environ.get("RAY_ADDRESS")
+        if address:
+            _join(address, config.ray.namespace)
+        else:
+            _start_private(config)
+            is_private = True
+    _check_windows(config)
+    return is_private
+
+
+def _join(address: str, namespace: str) -> None:
+    try:
+        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"ray.address = {address!r}: {error}") from None
+
+
+def join_running(address: str | None, namespace: str) -> None:
+    """Join a cluster that runs already, the newest of this machine without an address."""
+    if not ray.is_initialized():
+        _join(address or os.environ.get("RAY_ADDRESS") or "auto", namespace)
+
+
+def _start_private(config: PipelineConfig) -> None:
+    # Read by Ray when it starts: a private cluster of a data pipeline tells nobody of itself.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    store_bytes = config.ray.object_store_bytes or max(
+        PRIVATE_STORE_BYTES, 3 * windows_bytes(config)
+    )
+    ray.init(
+        address="local",
+        namespace=config.ray.namespace,
+        object_store_memory=store_bytes,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+
+
+def windows_bytes(config: PipelineConfig) -> int:
+    """What all producers of the pipeline may hold together, the driver's own included."""
+    return config.delivery.window_bytes * max(1, len(config.active_sources()))
+
+
+def _check_windows(config: PipelineConfig) -> None:
+    store = sum(
+        int(node["Resources"].get("object_store_memory", 0))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    wanted = windows_bytes(config)
+    if store and wanted > store // 2:
+        raise ConfigError(
+            f"delivery.window_bytes = {config.delivery.window_bytes}: "
+            f"{max(1, len(config.active_sources()))} windows of that size hold {wanted} bytes, "
+            f"more than half of the object store's {store}; lower it, or raise "
+            "ray.object_store_bytes"
+        )
+
+
+def default_state_dir(config: PipelineConfig) -> Path:
+    """Where a pipeline keeps what must outlive it when the configuration does not say."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "cdp_ray_sinks" / config.pipeline.name

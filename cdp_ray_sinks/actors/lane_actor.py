@@ -1,0 +1,147 @@
+"""A lane as a Ray actor: maps each pushed batch from shared memory and hands it on."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cdp_ray_sinks.actors.identity import identity
+from cdp_ray_sinks.actors.object_store import populate_mapping
+from cdp_ray_sinks.actors.specs import Identity, LaneSpec
+from cdp_ray_sinks.batch.batch import Batch, Pack, unpack
+from cdp_ray_sinks.clock import SystemClock
+from cdp_ray_sinks.delivery.backoff import Backoff
+from cdp_ray_sinks.delivery.dead_letters import DeadLetterArchive
+from cdp_ray_sinks.delivery.lane import Lane
+from cdp_ray_sinks.delivery.push import LOST, Group, is_inline
+from cdp_ray_sinks.errors import ConfigError, SinkError, TransientError
+from cdp_ray_sinks.sinks.base import SinkContext
+
+CONCURRENCY_GROUPS = {"data": 16, "control": 4}
+
+
+class LaneActor:
+    """One lane. The sink is opened beside the constructor, so that a restart always succeeds."""
+
+    def __init__(self, spec: LaneSpec) -> None:
+        self._spec = spec
+        self._clock = SystemClock()
+        self._opened = threading.Event()
+        self._open_error: Exception | None = None
+        self._is_populated = not spec.populate_object_store
+        self._lane = self._new_lane()
+        self._opener = threading.Thread(target=self._open, name="lane-opener", daemon=True)
+        self._opener.start()
+
+    def _new_lane(self) -> Lane:
+        sink = self._spec.config.build(SinkContext(self._spec.sink_name, self._clock))
+        dead_letters = DeadLetterArchive(
+            Path(self._spec.dead_letter_dir), self._spec.sink_name, self._clock
+        )
+        return Lane(
+            sink,
+            self._clock,
+            dead_letters,
+            random.random,
+            by_workspace=self._spec.config.one_lane_per_workspace,
+        )
+
+    def _open(self) -> None:
+        """Open the sink, again and again while the reason may heal."""
+        backoff, attempt = Backoff(), 0
+        while True:
+            try:
+                self._lane.start()
+            except (SinkError, ConfigError, OSError) as error:
+                self._open_error = error
+                attempt += 1
+                self._clock.sleep_ms(backoff.delay_ms(attempt, random.random))
+            else:
+                self._open_error = None
+                self._opened.set()
+                return
+
+    @ray.method(concurrency_group="control")
+    def ready(self, timeout_s: float) -> None:
+        """Return once the sink is open. Raises what keeps it from opening."""
+        waited_s = 0.0
+        while not self._opened.wait(0.05):
+            waited_s += 0.05
+            error = self._open_error
+            if isinstance(error, ConfigError) or (error is not None and waited_s >= timeout_s):
+                raise ConfigError(f"sink {self._spec.sink_name!r}: {error}")
+
+    @ray.method(concurrency_group="control")
+    def hello(self, router_id: str, session: int) -> None:
+        """Begin a router's session. Raises TransientError while the sink is not open."""
+        self._check_open()
+        self._lane.hello(router_id, session)
+
+    @ray.method(concurrency_group="data")
+    def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
+        """Map the batches, write them, answer when durable; one outcome per batch."""
+        self._check_open()
+        packs = _fetch(group.payloads)
+        batches: list[Batch] = []
+        lost: list[int] = []
+        for place, (header, where) in enumerate(zip(group.headers, group.places, strict=True)):
+            pack = packs[where]
+            if pack is None:
+                lost.append(place)
+            else:
+                batches.append(unpack(pack, header))
+        if not self._is_populated and not all(map(is_inline, group.payloads)):
+            self._is_populated = True
+            threading.Thread(target=populate_mapping, name="populate", daemon=True).start()
+        outcomes = self._lane.push(router_id, session, number, group.lows, batches)
+        for place in lost:
+            outcomes.insert(place, LOST)
+        return outcomes
+
+    @ray.method(concurrency_group="control")
+    def identity(self) -> Identity:
+        """Who and where this is."""
+        return identity(self._spec.name, self._spec.kind)
+
+    @ray.method(concurrency_group="control")
+    def report(self) -> dict[str, Any]:
+        """Counters, what is queued, and what the sink is being retried for."""
+        error = self._open_error
+        return {
+            "sink": self._spec.sink_name,
+            "metrics": self._lane.snapshot(),
+            "queued_bytes": self._lane.queued_bytes(),
+            "last_error": str(error) if error is not None else self._lane.last_error(),
+        }
+
+    @ray.method(concurrency_group="control")
+    def close(self, deadline_ms: int) -> dict[str, Any]:
+        """Settle what is queued, close the sink; the last report, and whether it all fitted."""
+        is_closed = self._lane.close(deadline_ms) if self._opened.is_set() else True
+        return {**self.report(), "is_closed": is_closed}
+
+    def _check_open(self) -> None:
+        if not self._opened.is_set():
+            raise TransientError(f"sink {self._spec.sink_name!r} is not open: {self._open_error}")
+
+
+def _fetch(payloads: list[Any]) -> list[Pack | None]:
+    """The packs, mapped; None for one whose owner died, which nobody can have any more."""
+    refs = [payload for payload in payloads if not is_inline(payload)]
+    try:
+        found = iter(ray.get(refs))
+    except ray.exceptions.ObjectLostError:
+        found = iter([_fetch_one(ref) for ref in refs])
+    return [payload if is_inline(payload) else next(found) for payload in payloads]
+
+
+def _fetch_one(ref: Any) -> Pack | None:
+    try:
+        pack: Pack = ray.get(ref)
+    except ray.exceptions.ObjectLostError:
+        return None
+    return pack

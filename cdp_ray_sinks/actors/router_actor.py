@@ -1,0 +1,131 @@
+"""The router as an async Ray actor."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from cdp_ray_sinks.actors.identity import identity
+from cdp_ray_sinks.actors.specs import Identity, RouterSpec
+from cdp_ray_sinks.batch.batch import BatchId
+from cdp_ray_sinks.delivery.push import Group
+from cdp_ray_sinks.delivery.router_link import RouteAnswer
+from cdp_ray_sinks.errors import CdpError
+from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
+from cdp_ray_sinks.routing.router import Router, SinkRoute
+
+_LOST = (ray.exceptions.RayError, CdpError)
+
+
+class RayLaneLink:
+    """A lane actor as the router sees it; whatever goes wrong means asking again."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def hello(self, router_id: str, session: int) -> None:
+        """Begin a session. Raises LaneLostError."""
+        try:
+            await self._handle.hello.remote(router_id, session)
+        except _LOST as error:
+            raise LaneLostError(_first_line(error)) from None
+
+    async def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
+        """Push a group. Raises LaneLostError."""
+        try:
+            outcomes: list[str] = await self._handle.push.remote(router_id, session, number, group)
+        except _LOST as error:
+            raise LaneLostError(_first_line(error)) from None
+        return outcomes
+
+
+class LoneLane:
+    """The places of a sink with one lane."""
+
+    def __init__(self, name: str, handle: Any) -> None:
+        self._name = name
+        self._link = RayLaneLink(handle)
+
+    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
+        """The one lane."""
+        return self._name, self._link
+
+
+class ChainLanes:
+    """The places of a sink with chains: its sink actor is asked."""
+
+    def __init__(self, sink_actor: Any) -> None:
+        self._sink_actor = sink_actor
+
+    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
+        """The chain of a workspace. Raises LaneLostError while the sink actor is away."""
+        try:
+            name, handle = await self._sink_actor.place.remote(workspace_id)
+        except _LOST as error:
+            raise LaneLostError(_first_line(error)) from None
+        return name, RayLaneLink(handle)
+
+
+class RouterActor:
+    """One router; its methods are those of `routing.router.Router`."""
+
+    def __init__(self, spec: RouterSpec) -> None:
+        self._spec = spec
+        self._router: Router | None = None
+
+    def _live(self) -> Router:
+        """The router, made on first use because it belongs to the event loop."""
+        if self._router is None:
+            spec = self._spec
+            sinks = {
+                name: SinkRoute(
+                    name,
+                    config.one_lane_per_workspace,
+                    config.required,
+                    config.on_full,
+                    config.max_in_flight_bytes,
+                    ChainLanes(spec.handles[name])
+                    if config.one_lane_per_workspace
+                    else LoneLane(name, spec.handles[name]),
+                )
+                for name, config in spec.sinks.items()
+            }
+            self._router = Router(
+                spec.name,
+                spec.table,
+                sinks,
+                random.random,
+                time.time_ns,
+                group_batches_max=spec.group_batches_max,
+                group_bytes_max=spec.group_bytes_max,
+            )
+        return self._router
+
+    async def begin(self, producer: bytes, session: int) -> None:
+        """Begin a producer's session."""
+        self._live().begin(producer, session)
+
+    async def route(self, producer: bytes, session: int, number: int, group: Group) -> RouteAnswer:
+        """Route a group; answers when required sinks have settled all of it."""
+        return await self._live().route(producer, session, number, group)
+
+    async def settled(self, batch_ids: Sequence[BatchId]) -> RouteAnswer:
+        """Answer when no sink owes anything about these batches."""
+        return await self._live().settled(batch_ids)
+
+    async def identity(self) -> Identity:
+        """Who and where this is."""
+        return identity(self._spec.name, "router")
+
+    async def report(self) -> dict[str, Any]:
+        """Queues and errors per sink."""
+        return self._live().state()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"

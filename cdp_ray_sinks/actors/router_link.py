@@ -1,0 +1,62 @@
+"""A producer's way to a router actor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+
+from cdp_ray_sinks.batch.batch import BatchId, Pack
+from cdp_ray_sinks.delivery.push import Group, Payload
+from cdp_ray_sinks.delivery.router_link import LinkError, OnAnswer, RouteAnswer
+
+BEGIN_TIMEOUT_S = 30.0
+
+
+class RayRouterLink:
+    """Implements `delivery.router_link.RouterLink` over an actor handle."""
+
+    def __init__(self, router: Any) -> None:
+        self._router = router
+
+    def put(self, pack: Pack) -> Payload:
+        """Copy into the object store; this process owns the object."""
+        return ray.put(pack)
+
+    def begin(self, producer: bytes, session: int) -> None:
+        """Begin a session. Raises LinkError."""
+        try:
+            ray.get(self._router.begin.remote(producer, session), timeout=BEGIN_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            raise LinkError(str(error)) from None
+
+    def route(
+        self, producer: bytes, session: int, number: int, group: Group, on_answer: OnAnswer
+    ) -> None:
+        """Send a group; the answer comes in a thread of Ray's."""
+        try:
+            ref = self._router.route.remote(producer, session, number, group)
+        except ray.exceptions.RayError as error:
+            raise LinkError(str(error)) from None
+        _answer_later(ref, on_answer)
+
+    def settled(self, batch_ids: Sequence[BatchId], on_answer: OnAnswer) -> None:
+        """Ask about lingering batches."""
+        try:
+            ref = self._router.settled.remote(list(batch_ids))
+        except ray.exceptions.RayError as error:
+            raise LinkError(str(error)) from None
+        _answer_later(ref, on_answer)
+
+
+def _answer_later(ref: Any, on_answer: OnAnswer) -> None:
+    def deliver(future: Future[RouteAnswer]) -> None:
+        error = future.exception()
+        if error is None:
+            on_answer(future.result())
+        else:
+            on_answer(LinkError(str(error)))
+
+    ref.future().add_done_callback(deliver)

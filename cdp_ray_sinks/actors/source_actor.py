@@ -1,0 +1,100 @@
+"""A source as a Ray actor: the plain source in a thread, its producer beside it."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from typing import Any
+
+import ray
+
+from cdp_ray_sinks.actors.identity import identity
+from cdp_ray_sinks.actors.router_link import RayRouterLink
+from cdp_ray_sinks.actors.specs import Identity, SourceSpec
+from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
+from cdp_ray_sinks.errors import CdpError, DrainTimeoutError
+from cdp_ray_sinks.placeholders import resolved
+from cdp_ray_sinks.sources.base import Source, SourceContext
+
+CONCURRENCY_GROUPS = {"control": 4, "drain": 1}
+
+CREATED, RUNNING, FINISHED, FAILED = "created", "running", "finished", "failed"
+
+
+class SourceActor:
+    """One source. It does nothing until `start`, so that a restarted one can be seen."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._spec = spec
+        self._stop = threading.Event()
+        self._state = CREATED
+        self._error: str | None = None
+        self._source: Source | None = None
+        self._producer: Producer | None = None
+        self._thread: threading.Thread | None = None
+
+    @ray.method(concurrency_group="control")
+    def start(self) -> None:
+        """Begin to produce; once only. Raises ConfigError if the source can't be built."""
+        if self._state != CREATED:
+            return
+        spec = self._spec
+        config = resolved(spec.config, os.environ, f"sources.{spec.source_name}")
+        self._source = config.build(SourceContext(spec.source_name))
+        self._producer = Producer(
+            spec.source_name,
+            RayRouterLink(spec.router),
+            random.random,
+            limits=ProducerLimits(**spec.limits),
+        )
+        self._state = RUNNING
+        self._thread = threading.Thread(target=self._run, name="source", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        assert self._source is not None
+        assert self._producer is not None
+        try:
+            self._source.run(self._producer, self._stop)
+            self._state = FINISHED
+        except (CdpError, OSError, RuntimeError, ValueError) as error:
+            # Whatever ends a source must reach the person at the driver, not a worker's log.
+            self._error = f"{type(error).__name__}: {error}"
+            self._state = FAILED
+
+    @ray.method(concurrency_group="drain")
+    def drain(self, deadline_s: float) -> int:
+        """Stop producing, wait until all is settled; how many batches are not in time."""
+        self._stop.set()
+        if self._producer is None or self._thread is None:
+            return 0
+        self._thread.join(deadline_s)
+        try:
+            self._producer.close(deadline_s)
+        except DrainTimeoutError as error:
+            return error.unsettled
+        return 0
+
+    @ray.method(concurrency_group="control")
+    def identity(self) -> Identity:
+        """Who and where this is."""
+        return identity(self._spec.name, "source")
+
+    @ray.method(concurrency_group="control")
+    def report(self) -> dict[str, Any]:
+        """Counters, progress, and what each sink has settled of this source's batches."""
+        counters = self._source.counters() if self._source is not None else {}
+        done, expected = self._source.progress() if self._source is not None else (0, None)
+        batches, held = self._producer.in_flight() if self._producer is not None else (0, 0)
+        return {
+            "state": self._state,
+            "error": self._error,
+            "counters": counters,
+            "events": done,
+            "events_expected": expected,
+            "in_flight_batches": batches,
+            "in_flight_bytes": held,
+            "resends": self._producer.resends if self._producer is not None else 0,
+            "tallies": self._producer.tallies() if self._producer is not None else {},
+        }

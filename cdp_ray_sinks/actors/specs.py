@@ -1,0 +1,66 @@
+"""What actors are made from: plain data that travels to their node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from cdp_ray_sinks.routing.table import RoutingTable
+from cdp_ray_sinks.sinks.base import SinkConfig
+from cdp_ray_sinks.sources.base import SourceConfig
+
+NAMESPACE = "cdp_ray_sinks"
+
+
+class Identity(TypedDict):
+    """Which actor this is and where it runs; `status` lists these."""
+
+    name: str
+    kind: str
+    pid: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSpec:
+    """A lane of one sink. `kind` is "sink" for a lone lane, "chain" for one of several."""
+
+    name: str
+    kind: str
+    sink_name: str
+    config: SinkConfig
+    dead_letter_dir: str
+    populate_object_store: bool = False
+    data_threads: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSpec:
+    """The control plane of a sink with a lane per workspace."""
+
+    name: str
+    sink_name: str
+    chain_actors_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSpec:
+    """A router: the rules, and an actor handle per sink."""
+
+    name: str
+    table: RoutingTable
+    sinks: dict[str, SinkConfig]
+    handles: dict[str, Any]
+    group_batches_max: int
+    group_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A source and the bounds of its producer."""
+
+    name: str
+    source_name: str
+    config: SourceConfig
+    router: Any
+    limits: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,260 @@
+"""Creates a pipeline's actors from the driver, watches them, and takes them down.
+
+The driver owns every actor, so none dies with another. Sink actors say which chains they
+want; a thread per such sink makes them and tells a restarted sink actor what there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cdp_ray_sinks.actors import lane_actor, source_actor
+from cdp_ray_sinks.actors.lane_actor import LaneActor
+from cdp_ray_sinks.actors.router_actor import RouterActor
+from cdp_ray_sinks.actors.sink_actor import SinkActor
+from cdp_ray_sinks.actors.source_actor import SourceActor
+from cdp_ray_sinks.actors.specs import LaneSpec, RouterSpec, SinkSpec, SourceSpec
+from cdp_ray_sinks.config import PipelineConfig
+from cdp_ray_sinks.errors import ConfigError
+from cdp_ray_sinks.sinks.base import SinkConfig
+
+READY_TIMEOUT_S = 60.0
+REPORT_TIMEOUT_S = 10.0
+CHAIN_MEMORY_BYTES = 150 * 1024 * 1024
+
+
+def chain_actors_max(config: PipelineConfig, memory_bytes: int, core_count: int) -> int:
+    """How many chain actors each file sink of this node may have.
+
+    All together: `max_chain_actors`, or max(4, 2 x cores), and never more than a tenth of
+    the memory at 150 MiB each; every file sink gets at least one.
+    """
+    wanted = config.delivery.max_chain_actors or max(4, 2 * core_count)
+    bounded = min(wanted, memory_bytes // 10 // CHAIN_MEMORY_BYTES)
+    sinks = sum(1 for sink in config.active_sinks().values() if sink.one_lane_per_workspace)
+    return max(1, bounded // max(1, sinks))
+
+
+class Supervisor:
+    """The actors of one pipeline."""
+
+    def __init__(self, config: PipelineConfig, state_dir: Path) -> None:
+        self._config = config
+        self._name = config.pipeline.name
+        self._state_dir = state_dir
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._lanes: dict[str, Any] = {}
+        self._sink_actors: dict[str, Any] = {}
+        self._chains: dict[str, dict[int, Any]] = {}
+        self._assigned: dict[str, dict[int, int]] = {}
+        self._watchers: list[threading.Thread] = []
+        self.router: Any = None
+        self.sources: dict[str, Any] = {}
+
+    # -- start ------------------------------------------------------------------------
+
+    def start_sinks(self, actors_max: int) -> None:
+        """Create every sink's actors and wait until the sinks are open.
+
+        Raises ConfigError with the sink's own words when one can't be opened.
+        """
+        opening = []
+        for name, config in self._config.active_sinks().items():
+            if config.one_lane_per_workspace:
+                spec = SinkSpec(f"{self._name}/sink/{name}", name, actors_max)
+                self._sink_actors[name] = self._create(SinkActor, spec.name, spec)
+                self._chains[name], self._assigned[name] = {}, {}
+                opening.append(self._create_chain(name, config, 0))
+            else:
+                lane = self._create_lane(f"{self._name}/sink/{name}", "sink", name, config)
+                self._lanes[name] = lane
+                opening.append(lane)
+        try:
+            ray.get([lane.ready.remote(READY_TIMEOUT_S) for lane in opening])
+        except ConfigError as error:
+            raise ConfigError(str(getattr(error, "cause", error))) from None
+        for name in self._sink_actors:
+            watcher = threading.Thread(
+                target=self._watch, args=(name,), name=f"watch-{name}", daemon=True
+            )
+            watcher.start()
+            self._watchers.append(watcher)
+
+    def start_router(self) -> None:
+        """Create the router over the sinks' actors."""
+        delivery = self._config.delivery
+        spec = RouterSpec(
+            f"{self._name}/router",
+            self._config.routing_table(),
+            self._config.active_sinks(),
+            {**self._lanes, **self._sink_actors},
+            delivery.group_batches_max,
+            delivery.group_bytes_max,
+        )
+        self.router = self._create(RouterActor, spec.name, spec)
+        ray.get(self.router.identity.remote(), timeout=READY_TIMEOUT_S)
+
+    def start_sources(self) -> None:
+        """Create every source and let it run. Raises ConfigError when one can't be built."""
+        delivery = self._config.delivery
+        limits = {
+            "window_bytes": delivery.window_bytes,
+            "window_batches": delivery.window_batches,
+            "group_batches_max": delivery.group_batches_max,
+            "group_bytes_max": delivery.group_bytes_max,
+            "inline_bytes_max": delivery.inline_bytes_max,
+        }
+        for name, config in self._config.active_sources().items():
+            spec = SourceSpec(f"{self._name}/source/{name}", name, config, self.router, limits)
+            self.sources[name] = self._create(
+                SourceActor,
+                spec.name,
+                spec,
+                concurrency_groups=source_actor.CONCURRENCY_GROUPS,
+                max_restarts=-1 if config.survives_restart else 0,
+            )
+        try:
+            ray.get([source.start.remote() for source in self.sources.values()])
+        except ConfigError as error:
+            raise ConfigError(str(getattr(error, "cause", error))) from None
+
+    def _create(self, actor_class: type, name: str, spec: object, **options: Any) -> Any:
+        """A named actor that Ray restarts for ever and whose calls it never repeats."""
+        groups = options.pop("concurrency_groups", None)
+        remote_class = (
+            ray.remote(concurrency_groups=groups)(actor_class)
+            if groups
+            else ray.remote(actor_class)
+        )
+        settings = {
+            "name": name,
+            "namespace": self._config.ray.namespace,
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "enable_task_events": False,
+            **options,
+        }
+        try:
+            return remote_class.options(**settings).remote(spec)
+        except ValueError as error:
+            if "already" not in str(error):
+                raise
+            raise ConfigError(
+                f"pipeline.name = {self._name!r}: a pipeline of that name runs on this cluster"
+            ) from None
+
+    def _create_lane(self, name: str, kind: str, sink_name: str, config: SinkConfig) -> Any:
+        spec = LaneSpec(
+            name,
+            kind,
+            sink_name,
+            config,
+            str(self._state_dir / "dead_letters"),
+            self._config.delivery.populate_object_store and config.one_lane_per_workspace,
+        )
+        return self._create(LaneActor, name, spec, concurrency_groups=lane_actor.CONCURRENCY_GROUPS)
+
+    def _create_chain(self, sink_name: str, config: SinkConfig, chain: int) -> Any:
+        with self._lock:
+            handle = self._chains[sink_name].get(chain)
+            if handle is None:
+                name = f"{self._name}/chain/{sink_name}/{chain}"
+                handle = self._create_lane(name, "chain", sink_name, config)
+                self._chains[sink_name][chain] = handle
+        return handle
+
+    # -- watch ------------------------------------------------------------------------
+
+    def _watch(self, sink_name: str) -> None:
+        """Make the chains that a sink actor wants, for as long as the pipeline runs."""
+        config = self._config.active_sinks()[sink_name]
+        actor = self._sink_actors[sink_name]
+        while not self._stopped.is_set():
+            try:
+                is_adopted, wishes = ray.get(actor.wishes.remote())
+                for chain, workspace_id in wishes.items():
+                    self._create_chain(sink_name, config, chain)
+                    self._assigned[sink_name][workspace_id] = chain
+                if wishes or not is_adopted:
+                    ray.get(actor.adopt.remote(self._assigned[sink_name], self._chains[sink_name]))
+            except ray.exceptions.RayError:
+                self._stopped.wait(0.2)
+
+    def reports(self) -> dict[str, list[dict[str, Any]]]:
+        """Each sink's lanes' reports; a lane that does not answer in time is left out."""
+        asked = [(name, lane.report.remote()) for name, lane in self._all_lanes()]
+        found: dict[str, list[dict[str, Any]]] = {n: [] for n in self._config.active_sinks()}
+        for name, ref in asked:
+            with contextlib.suppress(ray.exceptions.RayError):
+                found[name].append(ray.get(ref, timeout=REPORT_TIMEOUT_S))
+        return found
+
+    def _all_lanes(self) -> Iterable[tuple[str, Any]]:
+        with self._lock:
+            yield from list(self._lanes.items())
+            for name, chains in self._chains.items():
+                yield from [(name, handle) for handle in chains.values()]
+
+    # -- stop -------------------------------------------------------------------------
+
+    def close_lanes(self, deadline_s: float) -> list[str]:
+        """Settle and close every lane; what could not be closed, one sentence each."""
+        deadline_ms = int(max(0.0, deadline_s) * 1000)
+        asked = [(name, lane.close.remote(deadline_ms)) for name, lane in self._all_lanes()]
+        problems = []
+        until = time.monotonic() + deadline_s + REPORT_TIMEOUT_S
+        for name, ref in asked:
+            try:
+                report = ray.get(ref, timeout=max(0.1, until - time.monotonic()))
+                if not report["is_closed"]:
+                    problems.append(f"sink {name!r}: {report['last_error'] or 'did not close'}")
+            except ray.exceptions.RayError as error:
+                problems.append(f"sink {name!r}: {str(error).splitlines()[0]}")
+        return problems
+
+    def kill_all(self) -> None:
+        """Take every actor down at once. Safe to call twice."""
+        self._stopped.set()
+        actors = [*self.sources.values(), self.router, *self._sink_actors.values()]
+        actors += [lane for _, lane in self._all_lanes()]
+        for actor in actors:
+            if actor is not None:
+                with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                    ray.kill(actor, no_restart=True)
+        self.sources, self.router = {}, None
+
+
+def warm_kernels(report: Callable[[str], None]) -> float:
+    """Compile the kernels once per node, before any actor needs them; seconds it took."""
+    from cdp_ray_sinks.batch.warm import kernels_are_warm
+
+    if not kernels_are_warm():
+        report("compiling kernels, first run only")
+    began = time.monotonic()
+    node_ids = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    ray.get(
+        [
+            _warm.options(scheduling_strategy=strategy(node_id, soft=False)).remote()
+            for node_id in node_ids
+        ]
+    )
+    return time.monotonic() - began
+
+
+@ray.remote(num_cpus=0, max_retries=2)
+def _warm() -> int:
+    from cdp_ray_sinks.batch.warm import compile_kernels
+
+    compile_kernels(lambda text: None)
+    return os.getpid()

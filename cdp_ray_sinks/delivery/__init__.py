@@ -1,0 +1,1 @@
+"""What stands around a sink and in front of it: lanes, producers, dead letters."""

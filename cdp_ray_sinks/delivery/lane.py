@@ -1,0 +1,367 @@
+"""A lane: one sink's writer with everything around it that the sink does not know.
+
+Pushes come numbered, per router session, and are taken in that order. One writer thread
+takes all that is queued, writes it, flushes once and answers all: natural group commit.
+What is already durable is answered from the ledger; what is queued twice is written once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from cdp_ray_sinks.batch.batch import Batch, BatchId
+from cdp_ray_sinks.clock import Clock
+from cdp_ray_sinks.delivery.backoff import Backoff
+from cdp_ray_sinks.delivery.lane_items import DeadLetters, LaneItem, LaneStream, PushAnswer
+from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DURABLE, REFUSED, Low
+from cdp_ray_sinks.delivery.turns import Turns
+from cdp_ray_sinks.errors import (
+    BatchConflictError,
+    FencedError,
+    PartialFlushError,
+    PartialWriteError,
+    SinkError,
+    TerminalError,
+    TransientError,
+)
+from cdp_ray_sinks.files.ledger import Ledger
+from cdp_ray_sinks.metrics import MetricsSnapshot, SinkMetrics
+from cdp_ray_sinks.sinks.base import KeepsLedger, Sink
+
+TICK_MS = 1_000
+
+
+class Lane:
+    """Delivery into one sink. `push` may be called from several threads."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        clock: Clock,
+        dead_letters: DeadLetters,
+        random: Callable[[], float],
+        *,
+        by_workspace: bool,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._dead_letters = dead_letters
+        self._random = random
+        self._by_workspace = by_workspace
+        self._backoff = backoff or Backoff()
+        self._turns = Turns()
+        self._own_ledger = Ledger()
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[Batch, PushAnswer, int]] = deque()
+        self._lows: dict[tuple[bytes, int], int] = {}
+        self._closing = False
+        self._open: dict[BatchId, LaneItem] = {}
+        self._streams: dict[int, LaneStream] = {}
+        self._attempt = 0
+        self._retry_at_ms = 0
+        self._broken: SinkError | None = None
+        self._is_abandoned = False
+        self._tick_error: str | None = None
+        self.metrics = SinkMetrics()
+        self._writer = threading.Thread(target=self._run, name="lane-writer", daemon=True)
+
+    def start(self) -> None:
+        """Open the sink and begin to take pushes. Raises what `Sink.open` raises."""
+        self._sink.open()
+        self._writer.start()
+
+    def hello(self, router_id: str, session: int) -> None:
+        """Begin a router's session at push 1; pushes of its older sessions are refused."""
+        self._turns.begin(router_id, session)
+
+    def push(
+        self,
+        router_id: str,
+        session: int,
+        number: int,
+        lows: Sequence[Low],
+        batches: Sequence[Batch],
+    ) -> list[str]:
+        """Write the batches; returns one outcome each, once all of them are settled.
+
+        Raises SequenceGapError when an earlier push of the session is missing or the session
+        is over, and FencedError when another writer owns this lane. Nothing of the push is
+        acknowledged then.
+        """
+        push = PushAnswer(len(batches))
+        with self._turns.turn(router_id, session, number), self._changed:
+            if self._broken is not None:
+                raise self._broken
+            if self._closing:
+                raise TransientError("the lane is closing")
+            for producer, epoch, low in lows:
+                key = (producer, epoch)
+                self._lows[key] = max(low, self._lows.get(key, 0))
+            self._queue.extend((batch, push, place) for place, batch in enumerate(batches))
+            self._changed.notify()
+        if not batches:
+            return []
+        return push.future.result()
+
+    def queued_bytes(self) -> int:
+        """Bytes taken and not yet settled."""
+        with self._changed:
+            queued = sum(batch.header.record_bytes for batch, _, _ in self._queue)
+            return queued + sum(i.batch.header.record_bytes for i in self._open.values())
+
+    def snapshot(self) -> MetricsSnapshot:
+        """The counters so far."""
+        return self.metrics.snapshot()
+
+    def last_error(self) -> str | None:
+        """What the sink is being retried for at the moment, None when all is well."""
+        if self._broken is not None:
+            return str(self._broken)
+        waiting = (s.error for s in list(self._streams.values()) if s.error)
+        return next(waiting, self._tick_error)
+
+    def close(self, deadline_ms: int) -> bool:
+        """Take no more, settle what is queued, close the sink; False if time ran out.
+
+        Batches unsettled at the deadline are answered with TransientError.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._writer.join(max(0, deadline_ms) / 1000)
+        is_closed = not self._writer.is_alive()
+        self._is_abandoned = True
+        return is_closed
+
+    # -- the writer thread ------------------------------------------------------------
+
+    def _run(self) -> None:
+        next_tick_ms = self._clock.monotonic_ms() + TICK_MS
+        while True:
+            batches, lows = self._take(next_tick_ms)
+            if self._broken is None:
+                try:
+                    self._round(batches, lows)
+                except FencedError as error:
+                    self._break(error)
+            if self._is_abandoned:
+                self._break(TransientError("the lane closed before this could be written"))
+            now_ms = self._clock.monotonic_ms()
+            if now_ms >= next_tick_ms:
+                next_tick_ms = now_ms + TICK_MS
+                self._tick()
+            with self._changed:
+                if self._closing and not self._queue and not self._open:
+                    break
+        self._close_sink()
+
+    def _take(
+        self, next_tick_ms: int
+    ) -> tuple[list[tuple[Batch, PushAnswer, int]], dict[tuple[bytes, int], int]]:
+        """All that is queued; waits for it, for the next retry or for the next tick."""
+        with self._changed:
+            if not self._queue and not self._closing:
+                until_ms = min(next_tick_ms, self._retry_at_ms) if self._open else next_tick_ms
+                self._changed.wait(max(0.0, (until_ms - self._clock.monotonic_ms()) / 1000))
+            elif self._closing and self._open and not self._queue:
+                wait_ms = self._retry_at_ms - self._clock.monotonic_ms()
+                self._changed.wait(max(0.0, wait_ms / 1000))
+            batches, lows = list(self._queue), self._lows
+            self._queue.clear()
+            self._lows = {}
+        return batches, lows
+
+    def _round(
+        self, batches: list[tuple[Batch, PushAnswer, int]], lows: dict[tuple[bytes, int], int]
+    ) -> None:
+        """Write what is new, try again what is due, flush, answer."""
+        for batch, push, place in batches:
+            self._accept(batch, push, place, lows)
+        if not self._open:
+            return
+        if not batches and self._clock.monotonic_ms() < self._retry_at_ms:
+            return
+        failed: dict[int, SinkError] = {}
+        for key, stream in self._streams.items():
+            error = self._write(stream)
+            if error is not None:
+                failed[key] = error
+        self._wait_until_due()
+        failed.update(self._flush())
+        self._settle(failed)
+
+    def _ledger(self, workspace_id: int) -> Ledger:
+        if isinstance(self._sink, KeepsLedger):
+            return self._sink.ledger_for(workspace_id)
+        return self._own_ledger
+
+    def _accept(
+        self, batch: Batch, push: PushAnswer, place: int, lows: dict[tuple[bytes, int], int]
+    ) -> None:
+        header = batch.header
+        same = self._open.get(header.batch_id)
+        if same is not None:
+            if same.batch.header.checksum == header.checksum:
+                self.metrics.add(duplicates=1)
+                same.waiting.append((push, place))
+            else:
+                self._answer([(push, place)], REFUSED)
+            return
+        self.metrics.add(batches_received=1)
+        try:
+            ledger = self._ledger(header.workspace_id)
+            ledger.raise_low(
+                header.producer, header.epoch, lows.get((header.producer, header.epoch), 0)
+            )
+            if ledger.has(header.producer, header.epoch, header.sequence, header.checksum):
+                self.metrics.add(duplicates=1)
+                self._answer([(push, place)], DURABLE)
+                return
+            is_known_new = True
+        except BatchConflictError:
+            self.metrics.add(write_errors=1)
+            self._answer([(push, place)], REFUSED)
+            return
+        except (TransientError, TerminalError):
+            is_known_new = False  # the ledger did not open: writing meets and handles the same
+        item = LaneItem(batch, [(push, place)], is_known_new)
+        self._open[header.batch_id] = item
+        key = header.workspace_id if self._by_workspace else 0
+        self._streams.setdefault(key, LaneStream()).items.append(item)
+
+    def _write(self, stream: LaneStream) -> SinkError | None:
+        """Hand the stream's unwritten batches to the sink, in order, up to the first that waits."""
+        for item in stream.items:
+            if item.written:
+                continue
+            try:
+                self._hand_over(item)
+            except TransientError as error:
+                return error
+            except OSError as error:
+                return TransientError(f"{type(error).__name__}: {error}")
+            item.written = True
+        return None
+
+    def _hand_over(self, item: LaneItem) -> None:
+        """Write one batch, or keep as dead letters what the sink will never take of it."""
+        header = item.batch.header
+        try:
+            if not item.is_known_new and self._ledger(header.workspace_id).has(
+                header.producer, header.epoch, header.sequence, header.checksum
+            ):
+                return
+            self._sink.write(item.batch)
+        except BatchConflictError:
+            item.outcome = REFUSED
+        except PartialWriteError as error:
+            self._bury(item, error, error.failed_messages)
+        except TerminalError as error:
+            self._bury(item, error, None)
+
+    def _wait_until_due(self) -> None:
+        """Let a sink that wants larger flushes have them, while nothing else is at stake."""
+        wait_ms = self._sink.due_in_ms(self._clock.now_ms())
+        if wait_ms <= 0:
+            return
+        with self._changed:
+            if not self._queue and not self._closing:
+                self._changed.wait(wait_ms / 1000)
+
+    def _flush(self) -> dict[int, SinkError]:
+        self.metrics.add(flush_count=1)
+        try:
+            self._sink.flush()
+        except PartialFlushError as error:
+            return {key: TransientError(text) for key, text in error.failures}
+        except TransientError as error:
+            return dict.fromkeys(self._streams, error)
+        except FencedError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            # Unforeseen, so nothing is known to be durable: keep all of it and try again.
+            return dict.fromkeys(self._streams, TransientError(f"{type(error).__name__}: {error}"))
+        return {}
+
+    def _settle(self, failed: dict[int, SinkError]) -> None:
+        now_ms = self._clock.now_ms()
+        for key, stream in list(self._streams.items()):
+            error = failed.get(key)
+            if error is not None:
+                stream.error = str(error)
+                self.metrics.add(write_errors=1)
+                continue
+            for item in stream.items:
+                self._settle_item(item, now_ms)
+            del self._streams[key]
+        if not failed:
+            self._attempt = 0
+            return
+        self._attempt += 1
+        self.metrics.add(retries=1)
+        asked_ms = max(e.retry_after_ms for e in failed.values() if isinstance(e, TransientError))
+        delay_ms = self._backoff.delay_ms(self._attempt, self._random, asked_ms)
+        self._retry_at_ms = self._clock.monotonic_ms() + delay_ms
+
+    def _settle_item(self, item: LaneItem, now_ms: int) -> None:
+        header = item.batch.header
+        del self._open[header.batch_id]
+        if not isinstance(self._sink, KeepsLedger):
+            self._own_ledger.add(
+                header.producer, header.epoch, header.sequence, header.checksum, now_ms
+            )
+        if item.outcome == DURABLE:
+            self.metrics.add(
+                batches_written=1,
+                messages_written=header.message_count,
+                events_written=header.event_count,
+                bytes_written=header.record_bytes,
+            )
+        self._answer(item.waiting, item.outcome)
+
+    def _answer(self, waiting: list[tuple[PushAnswer, int]], outcome: str) -> None:
+        for push, place in waiting:
+            push.settle(place, outcome)
+
+    def _bury(
+        self, item: LaneItem, error: SinkError, failed_messages: tuple[int, ...] | None
+    ) -> None:
+        """Keep what the sink will never take, so that it is not lost."""
+        self._dead_letters.put(item.batch, failed_messages, error)
+        count = item.batch.header.message_count if failed_messages is None else len(failed_messages)
+        self.metrics.add(dead_letters=count)
+        if failed_messages is None:
+            item.outcome = DEAD_LETTERED
+
+    def _break(self, error: SinkError) -> None:
+        """Another writer owns the lane: answer nobody, refuse everybody."""
+        with self._changed:
+            self._broken = error
+            waiting = [w for item in self._open.values() for w in item.waiting]
+            waiting += [(push, place) for _, push, place in self._queue]
+            self._open.clear()
+            self._queue.clear()
+        self._streams.clear()
+        for push, _ in waiting:
+            if not push.future.done():
+                push.future.set_exception(error)
+
+    def _tick(self) -> None:
+        self._tick_error = None
+        try:
+            self._sink.tick(self._clock.now_ms())
+        except FencedError as error:
+            self._break(error)
+        except (SinkError, OSError) as error:
+            self.metrics.add(write_errors=1)
+            self._tick_error = str(error)
+
+    def _close_sink(self) -> None:
+        try:
+            self._sink.close()
+            self._dead_letters.close()
+        except (SinkError, OSError) as error:
+            self._broken = error if isinstance(error, SinkError) else TransientError(str(error))

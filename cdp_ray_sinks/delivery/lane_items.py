@@ -1,0 +1,61 @@
+"""What a lane keeps about batches between their arrival and their answer."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.delivery.push import DURABLE
+from cdp_ray_sinks.errors import SinkError
+
+
+class DeadLetters(Protocol):
+    """Where refused messages go."""
+
+    def put(self, batch: Batch, failed_messages: tuple[int, ...] | None, error: SinkError) -> None:
+        """Keep those messages (None = all) durably with the reason; raises TransientError."""
+        ...
+
+    def close(self) -> None:
+        """Release what is open. Safe to call twice."""
+        ...
+
+
+class PushAnswer:
+    """One call being answered: outcomes are filled in as its batches settle."""
+
+    __slots__ = ("future", "outcomes", "remaining")
+
+    def __init__(self, count: int) -> None:
+        self.outcomes = [DURABLE] * count
+        self.remaining = count
+        self.future: Future[list[str]] = Future()
+
+    def settle(self, place: int, outcome: str) -> None:
+        """One batch of the call has its outcome."""
+        self.outcomes[place] = outcome
+        self.remaining -= 1
+        if not self.remaining and not self.future.done():
+            self.future.set_result(self.outcomes)
+
+
+@dataclass(slots=True)
+class LaneItem:
+    """A batch on its way into the sink, and the places in pushes that wait for it."""
+
+    batch: Batch
+    waiting: list[tuple[PushAnswer, int]]
+    is_known_new: bool = False
+    written: bool = False
+    outcome: str = DURABLE
+
+
+@dataclass(slots=True)
+class LaneStream:
+    """The batches of one workspace (or of all, where the sink has no workspaces)."""
+
+    items: deque[LaneItem] = field(default_factory=deque)
+    error: str | None = None

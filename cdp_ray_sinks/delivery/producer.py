@@ -1,0 +1,328 @@
+"""The producer: owns batches from submission until every sink has settled them.
+
+A plain object inside the source's process. It puts batches into the object store, numbers
+them, sends references to the router in groups, and sends again whatever was not answered
+when a router was lost. Whatever queued up while calls were under way is the next group.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId, Pack, pack_batches
+from cdp_ray_sinks.clock import Clock, SystemClock
+from cdp_ray_sinks.delivery.backoff import Backoff
+from cdp_ray_sinks.delivery.flights import BatchTicket, Flight, Hold, SinkTally, Tallies, Window
+from cdp_ray_sinks.delivery.push import Group, Outcomes, Payload, make_group
+from cdp_ray_sinks.delivery.router_link import LinkError, RouteAnswer, RouterLink
+from cdp_ray_sinks.errors import DrainTimeoutError
+
+IDLE_WAIT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerLimits:
+    """Bounds of one producer."""
+
+    window_bytes: int = 256 * 1024 * 1024
+    window_batches: int = 4096
+    group_batches_max: int = 32
+    group_bytes_max: int = 256 * 1024 * 1024
+    inline_bytes_max: int = 64 * 1024
+    calls_in_flight_max: int = 4
+
+
+class Producer:
+    """Takes batches; thread-safe. `submit` blocks while the window is full.
+
+    `epoch` is made unique unless given; only a source whose ids and content are
+    deterministic may give it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        link: RouterLink,
+        random: Callable[[], float],
+        *,
+        limits: ProducerLimits | None = None,
+        clock: Clock | None = None,
+        epoch: int | None = None,
+    ) -> None:
+        self.name = name
+        self._link = link
+        self._random = random
+        self._limits = limits or ProducerLimits()
+        self._clock = clock or SystemClock()
+        self._producer = xxhash.xxh3_128_digest(name.encode())
+        self._epoch = self._make_epoch() if epoch is None else epoch
+        self._sequence = 0
+        self._session = 0
+        self._number = 0
+        self._changed = threading.Condition()
+        self._sending = threading.Lock()
+        self._window = Window(self._limits.window_bytes, self._limits.window_batches)
+        self._flights: dict[int, Flight] = {}
+        self._queue: deque[Flight] = deque()
+        self._calls: dict[int, list[Flight]] = {}
+        self._lingering: list[Flight] = []
+        self._is_polling = False
+        self._in_doubt = True
+        self._closed = False
+        self._tallies = Tallies()
+        self.resends = 0
+        self._courier = threading.Thread(target=self._run, name=f"courier-{name}", daemon=True)
+        self._courier.start()
+
+    def _make_epoch(self) -> int:
+        return (self._clock.now_ms() << 20) | int(self._random() * (1 << 20))
+
+    # -- what sources call ------------------------------------------------------------
+
+    def submit(self, batch: Batch) -> BatchTicket:
+        """Take one batch; on return its buffers may be reused. Blocks while the window is full."""
+        return self.submit_packed([batch])[0]
+
+    def submit_packed(self, batches: Sequence[Batch]) -> list[BatchTicket]:
+        """Take several batches as one object of the store. Blocks while the window is full."""
+        pack, headers = pack_batches(batches)
+        is_small = pack.held_bytes <= self._limits.inline_bytes_max
+        hold = Hold(pack.held_bytes, len(headers))
+        self._admit(hold, headers)
+        try:
+            payload = _copied(pack) if is_small else self._link.put(pack)
+        except BaseException:
+            with self._changed:
+                self._window.give_back(hold, headers)
+                self._changed.notify_all()
+            raise
+        return self._enqueue([(header, payload) for header in headers], hold)
+
+    def submit_reference(
+        self, headers: Sequence[BatchHeader], payload: Payload
+    ) -> list[BatchTicket]:
+        """Take batches whose pack already lies in the object store, owned by the caller.
+
+        The caller keeps the object alive until the tickets are done.
+        """
+        hold = Hold(sum(header.record_bytes for header in headers), len(headers))
+        self._admit(hold, headers)
+        return self._enqueue([(header, payload) for header in headers], hold)
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until every required sink has settled all that was submitted before.
+
+        Raises DrainTimeoutError with the count that is still unsettled.
+        """
+        with self._changed:
+            last = self._sequence
+            done = self._changed.wait_for(lambda: not self._unsettled(last), timeout_s)
+            if not done:
+                count = self._unsettled(last)
+                raise DrainTimeoutError(
+                    f"producer {self.name!r}: {count} batches unsettled after {timeout_s} s", count
+                )
+
+    def close(self, deadline_s: float) -> None:
+        """Flush, then take no more. Raises DrainTimeoutError; the producer is closed anyway."""
+        try:
+            self.flush(deadline_s)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._flights, min(deadline_s, 5.0))
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+            self._courier.join(5)
+
+    def tallies(self) -> dict[str, SinkTally]:
+        """What each sink has settled so far."""
+        with self._changed:
+            return self._tallies.copy()
+
+    def in_flight(self) -> tuple[int, int]:
+        """Batches and bytes submitted and not yet settled by every sink."""
+        with self._changed:
+            return len(self._flights), self._window.used_bytes
+
+    # -- sending ----------------------------------------------------------------------
+
+    def _admit(self, hold: Hold, headers: Sequence[BatchHeader]) -> None:
+        """Wait for room in the window and take it."""
+        with self._changed:
+            while not self._window.admits(hold, headers) and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                raise RuntimeError(f"producer {self.name!r} is closed")
+            self._window.take(hold, headers)
+
+    def _enqueue(self, batches: list[tuple[BatchHeader, Payload]], hold: Hold) -> list[BatchTicket]:
+        tickets = []
+        with self._changed:
+            for header, payload in batches:
+                flight = Flight.make(
+                    header, payload, hold, self._producer, self._epoch, self._sequence
+                )
+                self._flights[self._sequence] = flight
+                self._sequence += 1
+                self._queue.append(flight)
+                tickets.append(flight.ticket)
+            is_idle = not self._calls and not self._in_doubt
+            if not is_idle:
+                self._changed.notify_all()
+        if is_idle:
+            self._send_next()
+        return tickets
+
+    def _send_next(self) -> bool:
+        """Send one group if there is one and a call is free; whether it did."""
+        with self._sending:
+            with self._changed:
+                if (
+                    not self._queue
+                    or self._in_doubt
+                    or len(self._calls) >= self._limits.calls_in_flight_max
+                ):
+                    return False
+                flights = self._take_group()
+                self._number += 1
+                number, session = self._number, self._session
+                self._calls[number] = flights
+                group = self._group(flights)
+            key = (session, number)
+            try:
+                self._link.route(
+                    self._producer, session, number, group, lambda a: self._on_answer(key, a)
+                )
+            except LinkError as error:
+                self._on_answer(key, error)
+        return True
+
+    def _take_group(self) -> list[Flight]:
+        flights = [self._queue.popleft()]
+        taken = flights[0].header.record_bytes
+        while self._queue and len(flights) < self._limits.group_batches_max:
+            taken += self._queue[0].header.record_bytes
+            if taken > self._limits.group_bytes_max:
+                break
+            flights.append(self._queue.popleft())
+        return flights
+
+    def _group(self, flights: list[Flight]) -> Group:
+        low = next(iter(self._flights), self._sequence)
+        return make_group(
+            [(f.header, f.payload) for f in flights], [(self._producer, self._epoch, low)]
+        )
+
+    def _on_answer(self, key: tuple[int, int], answer: RouteAnswer | Exception) -> None:
+        """A call ended: settle its batches, or be in doubt. Runs in the link's thread."""
+        session, number = key
+        with self._changed:
+            flights = self._calls.pop(number, None) if session == self._session else None
+            if flights is None:
+                return
+            if isinstance(answer, Exception):
+                self._in_doubt = True
+            else:
+                for flight, outcomes, is_complete in zip(
+                    flights, answer.outcomes, answer.is_complete, strict=True
+                ):
+                    self._settle(flight, outcomes, is_complete)
+            self._changed.notify_all()
+
+    def _settle(self, flight: Flight, outcomes: Outcomes, is_complete: bool) -> None:
+        flight.ticket.settle(outcomes)
+        if not is_complete:
+            self._lingering.append(flight)
+            return
+        if self._flights.pop(flight.header.sequence, None) is not None:
+            self._tallies.add(flight.header, outcomes)
+            self._window.settle(flight)
+
+    def _on_lingering(self, polled: list[Flight], answer: RouteAnswer | Exception) -> None:
+        with self._changed:
+            self._is_polling = False
+            if isinstance(answer, Exception):
+                self._in_doubt = True
+            else:
+                for flight, outcomes, is_complete in zip(
+                    polled, answer.outcomes, answer.is_complete, strict=True
+                ):
+                    self._settle(flight, outcomes, is_complete)
+            self._changed.notify_all()
+
+    # -- the courier thread -----------------------------------------------------------
+
+    def _run(self) -> None:
+        """Send what queues up, ask for what lingers, and recover a lost router."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_work, IDLE_WAIT_S)
+                if self._closed:
+                    return
+                must_recover = self._in_doubt and not self._calls and not self._is_polling
+                polled = self._take_lingering()
+            if must_recover:
+                self._recover()
+            elif polled:
+                self._ask_lingering(polled)
+            else:
+                self._send_next()
+
+    def _has_work(self) -> bool:
+        if self._closed:
+            return True
+        if self._in_doubt:
+            return not self._calls and not self._is_polling
+        if self._lingering and not self._is_polling:
+            return True
+        return bool(self._queue) and len(self._calls) < self._limits.calls_in_flight_max
+
+    def _take_lingering(self) -> list[Flight]:
+        if self._in_doubt or self._is_polling or not self._lingering:
+            return []
+        polled, self._lingering = self._lingering, []
+        self._is_polling = True
+        return polled
+
+    def _ask_lingering(self, polled: list[Flight]) -> None:
+        ids: list[BatchId] = [flight.header.batch_id for flight in polled]
+        try:
+            self._link.settled(ids, lambda answer: self._on_lingering(polled, answer))
+        except LinkError as error:
+            self._on_lingering(polled, error)
+
+    def _recover(self) -> None:
+        """Find the router again and queue all that is unsettled, in order."""
+        backoff, attempt = Backoff(delay_ms_max=1_000), 0
+        session = self._clock.now_ms() * 1000 + int(self._random() * 1000)
+        while not self._closed:
+            try:
+                self._link.begin(self._producer, session)
+                break
+            except LinkError:
+                attempt += 1
+                with self._changed:
+                    self._changed.wait(backoff.delay_ms(attempt, self._random) / 1000)
+        with self._changed:
+            if self._session:
+                self.resends += len(self._flights)
+            self._session, self._number = max(session, self._session + 1), 0
+            self._lingering = []
+            self._queue = deque(self._flights.values())
+            self._in_doubt = False
+
+    def _unsettled(self, before: int) -> int:
+        """Batches with a sequence below `before` that a required sink still owes."""
+        return sum(1 for seq, f in self._flights.items() if seq < before and not f.ticket.done())
+
+
+def _copied(pack: Pack) -> Pack:
+    """A small pack of its own memory: the caller may reuse its buffers at once."""
+    ids = None if pack.pattern_ids is None else pack.pattern_ids.copy()
+    return Pack(pack.records.copy(), pack.offsets.copy(), ids)

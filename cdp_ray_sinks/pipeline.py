@@ -1,0 +1,320 @@
+"""The pipeline: sources, a router and sinks as Ray actors, started, watched and drained."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cdp_ray_sinks.actors.cluster import connect, default_state_dir, join_running
+from cdp_ray_sinks.actors.router_link import RayRouterLink
+from cdp_ray_sinks.actors.specs import NAMESPACE
+from cdp_ray_sinks.actors.supervisor import Supervisor, chain_actors_max, warm_kernels
+from cdp_ray_sinks.config import PipelineConfig, load
+from cdp_ray_sinks.delivery.flights import SinkTally
+from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
+from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
+from cdp_ray_sinks.metrics import MetricsSnapshot
+
+POLL_S = 0.25
+STATUS_TIMEOUT_S = 5.0
+
+
+class SourceFailedError(CdpError):
+    """A source ended with an error; its text names the source and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProgress:
+    """How far a source is. `events_expected` is None for one that has no end."""
+
+    name: str
+    state: str
+    events: int
+    events_expected: int | None
+    record_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What `wait` tells while a pipeline runs."""
+
+    elapsed_s: float
+    sources: tuple[SourceProgress, ...]
+    in_flight_batches: int
+    in_flight_bytes: int
+
+
+class Pipeline:
+    """A pipeline from its configuration; a context manager that starts, drains and stops.
+
+    `report` is told in a sentence what takes time, such as compiling kernels.
+    """
+
+    def __init__(self, config: PipelineConfig, report: Callable[[str], None] | None = None) -> None:
+        self.config = config
+        self._report = report or (lambda text: None)
+        self._state_dir = config.pipeline.state_dir or default_state_dir(config)
+        self._supervisor = Supervisor(config, self._state_dir)
+        self._producers: dict[str, Producer] = {}
+        self._source_reports: dict[str, dict[str, Any]] = {}
+        self._lane_reports: dict[str, list[dict[str, Any]]] = {}
+        self._is_private = False
+        self._is_started = False
+        self._is_drained = False
+        self._began_s = 0.0
+        self._ended_s: float | None = None
+
+    @classmethod
+    def from_toml(cls, path: str | Path, report: Callable[[str], None] | None = None) -> Pipeline:
+        """A pipeline from a TOML file. Raises ConfigError."""
+        return cls(load(path), report)
+
+    def __enter__(self) -> Pipeline:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Drain unless an error is on its way out, then stop."""
+        try:
+            if kind is None and not self._is_drained:
+                self.drain(self.config.delivery.drain_deadline_s)
+        finally:
+            self.stop()
+
+    def start(self) -> None:
+        """Join or start Ray, create the actors, let the sources run.
+
+        Raises ConfigError when the cluster, a sink or a source can't work as configured;
+        nothing is left running then.
+        """
+        self._is_private = connect(self.config)
+        try:
+            if self.config.active_sources():
+                warm_kernels(self._report)
+            memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            self._supervisor.start_sinks(
+                chain_actors_max(self.config, memory_bytes, os.cpu_count() or 1)
+            )
+            self._supervisor.start_router()
+            self._began_s = time.monotonic()
+            self._supervisor.start_sources()
+        except BaseException:
+            self.stop()
+            raise
+        self._is_started = True
+
+    def producer(self, name: str, epoch: int | None = None) -> Producer:
+        """A producer of this process, for code that has batches of its own.
+
+        `name` must be unique among the producers and sources of the pipeline.
+        """
+        if name in self._producers or name in self.config.sources:
+            raise ConfigError(f"a producer or source named {name!r} exists already")
+        delivery = self.config.delivery
+        limits = ProducerLimits(
+            delivery.window_bytes,
+            delivery.window_batches,
+            delivery.group_batches_max,
+            delivery.group_bytes_max,
+            delivery.inline_bytes_max,
+        )
+        made = Producer(
+            name, RayRouterLink(self._supervisor.router), random.random, limits=limits, epoch=epoch
+        )
+        self._producers[name] = made
+        return made
+
+    def wait(
+        self,
+        on_progress: Callable[[Progress], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Return when every source has finished, or when `stop` is set.
+
+        Raises SourceFailedError when a source failed or its process was lost for good.
+        """
+        while stop is None or not stop.is_set():
+            progress = self._poll()
+            if on_progress is not None:
+                on_progress(progress)
+            if all(source.state == "finished" for source in progress.sources):
+                return
+            if stop is None:
+                time.sleep(POLL_S)
+            else:
+                stop.wait(POLL_S)
+
+    def drain(self, deadline_s: float | None = None) -> None:
+        """Stop the sources, settle everything, close the sinks.
+
+        Raises DrainTimeoutError when the deadline passed with batches unsettled, or with a
+        sink that could not be closed; what is durable then stays so.
+        """
+        if self._is_drained or not self._is_started:
+            return
+        deadline_s = self.config.delivery.drain_deadline_s if deadline_s is None else deadline_s
+        until = time.monotonic() + deadline_s
+        unsettled = self._drain_producers(until)
+        with contextlib.suppress(SourceFailedError):
+            self._poll()
+        self._lane_reports = self._supervisor.reports()
+        problems = self._supervisor.close_lanes(max(1.0, until - time.monotonic()))
+        self._lane_reports = self._supervisor.reports()
+        self._is_drained = True
+        self._ended_s = time.monotonic()
+        if unsettled or problems:
+            text = [f"{unsettled} batches unsettled after {deadline_s:g} s"] if unsettled else []
+            raise DrainTimeoutError("; ".join([*text, *problems]), unsettled)
+
+    def _drain_producers(self, until: float) -> int:
+        left_s = max(0.1, until - time.monotonic())
+        asked = [source.drain.remote(left_s) for source in self._supervisor.sources.values()]
+        unsettled = 0
+        for name, producer in self._producers.items():
+            try:
+                producer.close(max(0.1, until - time.monotonic()))
+            except DrainTimeoutError as error:
+                self._report(f"producer {name!r}: {error}")
+                unsettled += error.unsettled
+        for ref in asked:
+            try:
+                unsettled += ray.get(ref, timeout=max(0.1, until - time.monotonic()) + 10)
+            except ray.exceptions.RayError as error:
+                self._report(f"a source was lost while draining: {str(error).splitlines()[0]}")
+        return unsettled
+
+    def stop(self) -> None:
+        """Take the actors down, and a private cluster with them. Safe to call twice."""
+        self._supervisor.kill_all()
+        self._is_started = False
+        if self._is_private:
+            ray.shutdown()
+            self._is_private = False
+
+    def _poll(self) -> Progress:
+        """Ask each source how far it is; a restarted one is started again."""
+        asked = [(n, s, s.report.remote()) for n, s in self._supervisor.sources.items()]
+        for name, source, ref in asked:
+            try:
+                report = ray.get(ref, timeout=30)
+            except ray.exceptions.ActorUnavailableError:
+                continue
+            except ray.exceptions.ActorDiedError as error:
+                reason = str(error).splitlines()[0]
+                raise SourceFailedError(f"source {name!r} was lost: {reason}") from None
+            if report["state"] == "created":
+                source.start.remote()
+            if report["state"] == "failed":
+                raise SourceFailedError(f"source {name!r}: {report['error']}")
+            self._source_reports[name] = report
+        reports = self._source_reports
+        return Progress(
+            time.monotonic() - self._began_s,
+            tuple(
+                SourceProgress(
+                    name,
+                    r["state"],
+                    r["events"],
+                    r["events_expected"],
+                    r["counters"].get("bytes", 0),
+                )
+                for name, r in reports.items()
+            ),
+            sum(r["in_flight_batches"] for r in reports.values()),
+            sum(r["in_flight_bytes"] for r in reports.values()),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What was done so far, in the shape that `run --json` prints."""
+        ended_s = time.monotonic() if self._ended_s is None else self._ended_s
+        tallies: dict[str, SinkTally] = {}
+        per_source = [r["tallies"] for r in self._source_reports.values()]
+        for found in [*per_source, *(p.tallies() for p in self._producers.values())]:
+            for sink, tally in found.items():
+                tallies.setdefault(sink, SinkTally()).add(tally)
+        sinks = {}
+        for name, config in self.config.active_sinks().items():
+            tally = tallies.get(name, SinkTally())
+            lanes = sum(
+                (report["metrics"] for report in self._lane_reports.get(name, [])),
+                MetricsSnapshot(),
+            )
+            sinks[name] = {
+                "type": config.type,
+                "events": tally.events,
+                "messages": tally.messages,
+                "batches": tally.batches,
+                "bytes": tally.record_bytes,
+                "errors": lanes.write_errors + tally.refused,
+                "dropped": tally.dropped,
+                "dead_letters": lanes.dead_letters,
+            }
+        sources = {
+            name: {**report["counters"], "resends": report["resends"]}
+            for name, report in self._source_reports.items()
+        }
+        return {
+            "elapsed_s": round(ended_s - self._began_s, 3),
+            "sources": sources,
+            "sinks": sinks,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """The pipeline's actors and what each reports; also while it runs elsewhere."""
+        return _status(self.config.pipeline.name, self.config.ray.namespace)
+
+
+def status(name: str, address: str | None = None, namespace: str = NAMESPACE) -> dict[str, Any]:
+    """The status of a pipeline that runs on a cluster, by its name.
+
+    Raises ConfigError when the cluster or the pipeline is not there.
+    """
+    join_running(address, namespace)
+    return _status(name, namespace)
+
+
+def _status(name: str, namespace: str) -> dict[str, Any]:
+    named = ray.util.list_named_actors(all_namespaces=True)
+    found = sorted(
+        entry["name"]
+        for entry in named
+        if entry["namespace"] == namespace and entry["name"].startswith(f"{name}/")
+    )
+    if not found:
+        running = sorted({e["name"].split("/")[0] for e in named if e["namespace"] == namespace})
+        known = f"; running: {', '.join(running)}" if running else ""
+        raise ConfigError(f"no pipeline named {name!r} runs on this cluster{known}")
+    asked = []
+    for actor_name in found:
+        with contextlib.suppress(ValueError):  # it left between the two questions
+            actor = ray.get_actor(actor_name, namespace)
+            asked.append((actor_name, actor.identity.remote(), actor.report.remote()))
+    actors, reports = [], {}
+    for actor_name, identity, report in asked:
+        with contextlib.suppress(ray.exceptions.RayError):
+            actors.append(ray.get(identity, timeout=STATUS_TIMEOUT_S))
+            reports[actor_name] = _plain(ray.get(report, timeout=STATUS_TIMEOUT_S))
+    return {"pipeline": name, "actors": actors, "reports": reports}
+
+
+def _plain(report: dict[str, Any]) -> dict[str, Any]:
+    """A report with only what JSON knows."""
+    plain = dict(report)
+    if isinstance(plain.get("metrics"), MetricsSnapshot):
+        plain["metrics"] = plain["metrics"].to_dict()
+    if "tallies" in plain:
+        plain["tallies"] = {
+            sink: {n: getattr(t, n) for n in SinkTally.__slots__}
+            for sink, t in plain["tallies"].items()
+        }
+    return plain

@@ -1,0 +1,257 @@
+"""The router: takes groups of references, sends each batch to its sinks, collects answers.
+
+It sees headers and references, never payload bytes. Its state is soft: when it is lost its
+producers send again what they had no answer for, and the lanes' ledgers know what they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cdp_ray_sinks.batch.batch import BatchHeader, BatchId
+from cdp_ray_sinks.delivery.backoff import Backoff
+from cdp_ray_sinks.delivery.push import DROPPED, Group, Low, Outcomes, Payload
+from cdp_ray_sinks.delivery.router_link import RouteAnswer
+from cdp_ray_sinks.errors import SequenceGapError
+from cdp_ray_sinks.routing.flights import RoutedBatch, Waiter
+from cdp_ray_sinks.routing.lane_sender import Budget, LaneLink, LaneLostError, LaneSender
+from cdp_ray_sinks.routing.table import RoutingTable
+
+TURN_WAIT_S_MAX = 10.0
+LANE_SHARE = 4
+"""No lane of a sink with many may hold more than this part of the sink's budget."""
+
+
+class SinkPlaces(Protocol):
+    """Finds the lane of a sink that writes a workspace."""
+
+    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
+        """The lane's name and a way to it. Raises LaneLostError when there is none now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SinkRoute:
+    """What the router knows of a sink."""
+
+    name: str
+    by_workspace: bool
+    required: bool
+    on_full: str
+    in_flight_bytes_max: int
+    places: SinkPlaces
+
+
+@dataclass(slots=True)
+class _ProducerTurn:
+    session: int
+    following: int
+    changed: asyncio.Event
+
+
+class Router:
+    """Fan-out by reference. All methods run on one event loop."""
+
+    def __init__(
+        self,
+        router_id: str,
+        table: RoutingTable,
+        sinks: Mapping[str, SinkRoute],
+        random: Callable[[], float],
+        new_session: Callable[[], int],
+        *,
+        group_batches_max: int = 32,
+        group_bytes_max: int = 256 * 1024 * 1024,
+    ) -> None:
+        self._router_id = router_id
+        self._table = table
+        self._sinks = sinks
+        self._random = random
+        self._new_session = new_session
+        self._group_batches_max = group_batches_max
+        self._group_bytes_max = group_bytes_max
+        self._required = frozenset(name for name, sink in sinks.items() if sink.required)
+        self._budgets = {name: Budget(s.in_flight_bytes_max) for name, s in sinks.items()}
+        self._senders: dict[tuple[str, str], LaneSender] = {}
+        self._placed: dict[tuple[str, int], LaneSender] = {}
+        self._unplaced: dict[tuple[str, int], list[RoutedBatch]] = {}
+        self._placing: set[asyncio.Task[None]] = set()
+        self._batches: dict[BatchId, RoutedBatch] = {}
+        self._turns: dict[bytes, _ProducerTurn] = {}
+        self._lows: dict[tuple[bytes, int], int] = {}
+        self._results: dict[Outcomes, Outcomes] = {}
+        self.batches_routed = 0
+        self.batches_dropped = 0
+
+    def begin(self, producer: bytes, session: int) -> None:
+        """Begin a producer's session at call 1; calls of its older sessions are refused."""
+        known = self._turns.get(producer)
+        if known is None or session > known.session:
+            if known is not None:
+                known.changed.set()
+            self._turns[producer] = _ProducerTurn(session, 1, asyncio.Event())
+
+    async def route(self, producer: bytes, session: int, number: int, group: Group) -> RouteAnswer:
+        """Queue a group's batches for their sinks; answers when required ones have settled all.
+
+        Raises SequenceGapError if the session is over or a call before this one is missing.
+        """
+        turn = await self._take_turn(producer, session, number)
+        for low_producer, epoch, low in group.lows:
+            self._lows[(low_producer, epoch)] = low
+        routed = [
+            self._accept(header, group.payloads[place])
+            for header, place in zip(group.headers, group.places, strict=True)
+        ]
+        turn.following += 1
+        turn.changed.set()
+        turn.changed = asyncio.Event()
+        return await self._answer(routed, wants_all=False)
+
+    async def settled(self, batch_ids: Sequence[BatchId]) -> RouteAnswer:
+        """Answer once no sink at all owes anything about these batches.
+
+        Raises SequenceGapError for a batch that this router does not know.
+        """
+        unknown = [batch_id for batch_id in batch_ids if batch_id not in self._batches]
+        if unknown:
+            raise SequenceGapError(f"batch {unknown[0]} is not known to this router")
+        return await self._answer([self._batches[i] for i in batch_ids], wants_all=True)
+
+    def state(self) -> dict[str, Any]:
+        """Queues and errors per sink, for `status`."""
+        sinks: dict[str, Any] = {}
+        for (sink, _), sender in self._senders.items():
+            queued, pushed = sender.queued
+            entry = sinks.setdefault(
+                sink, {"queued": 0, "pushed": 0, "recoveries": 0, "last_error": None, "lanes": 0}
+            )
+            entry["lanes"] += 1
+            entry["queued"] += queued
+            entry["pushed"] += pushed
+            entry["recoveries"] += sender.recoveries
+            entry["last_error"] = sender.last_error or entry["last_error"]
+        for name, budget in self._budgets.items():
+            entry = sinks.setdefault(name, {})
+            entry["in_flight_bytes"] = budget.in_flight_bytes
+            entry["queued_bytes"] = budget.queued_bytes
+        return {
+            "batches_routed": self.batches_routed,
+            "in_router": len(self._batches),
+            "sinks": sinks,
+        }
+
+    async def _take_turn(self, producer: bytes, session: int, number: int) -> _ProducerTurn:
+        """Wait for the calls before this one; Ray may start them out of order."""
+        while True:
+            turn = self._turns.get(producer)
+            if turn is None or turn.session != session:
+                raise SequenceGapError(f"session {session} of {producer.hex()[:8]} is over")
+            if number == turn.following:
+                return turn
+            if number < turn.following:
+                raise SequenceGapError(f"call {number} of {producer.hex()[:8]} came twice")
+            try:
+                await asyncio.wait_for(turn.changed.wait(), TURN_WAIT_S_MAX)
+            except TimeoutError:
+                raise SequenceGapError(
+                    f"call {number} of {producer.hex()[:8]} came, {turn.following} never did"
+                ) from None
+
+    def _accept(self, header: BatchHeader, payload: Payload) -> RoutedBatch:
+        """Queue one batch for its sinks, unless it is here already."""
+        batch_id = header.batch_id
+        known = self._batches.get(batch_id)
+        if known is not None:
+            return known
+        names = self._table.route(header)
+        batch = RoutedBatch(header, payload, names, self._required)
+        if names:
+            self._batches[batch_id] = batch
+        self.batches_routed += 1
+        for name in names:
+            sink, budget = self._sinks[name], self._budgets[name]
+            if sink.on_full == "drop" and not budget.has_room(header.record_bytes):
+                self.batches_dropped += 1
+                batch.settle(name, DROPPED)
+            else:
+                self._offer(sink, batch)
+        return batch
+
+    async def _answer(self, routed: list[RoutedBatch], wants_all: bool) -> RouteAnswer:
+        waiter = Waiter(len(routed))
+        for batch in routed:
+            batch.wait(waiter, wants_all)
+        await waiter.wait()
+        outcomes = [self._interned(batch.result()) for batch in routed]
+        is_complete = [batch.is_complete for batch in routed]
+        for batch in routed:
+            if batch.is_complete:
+                self._batches.pop(batch.header.batch_id, None)
+        return RouteAnswer(outcomes, is_complete)
+
+    def _interned(self, outcomes: Outcomes) -> Outcomes:
+        """One object per distinct result, which pickle then writes once per answer."""
+        if len(self._results) > 1024:
+            self._results.clear()
+        return self._results.setdefault(outcomes, outcomes)
+
+    def _offer(self, sink: SinkRoute, batch: RoutedBatch) -> None:
+        """Queue a batch at its lane; the first of a workspace waits until that has a lane."""
+        workspace_id = batch.header.workspace_id if sink.by_workspace else 0
+        key = (sink.name, workspace_id)
+        sender = self._placed.get(key)
+        if sender is not None:
+            sender.offer(batch)
+            return
+        waiting = self._unplaced.get(key)
+        if waiting is not None:
+            waiting.append(batch)
+            return
+        self._unplaced[key] = [batch]
+        task = asyncio.get_running_loop().create_task(self._place(sink, workspace_id))
+        self._placing.add(task)
+        task.add_done_callback(self._placing.discard)
+
+    async def _place(self, sink: SinkRoute, workspace_id: int) -> None:
+        """Find the lane of a workspace, however long it takes, and queue what waits for it."""
+        backoff, attempt = Backoff(delay_ms_max=1_000), 0
+        while True:
+            try:
+                lane_name, _ = await sink.places.lane(workspace_id)
+                break
+            except LaneLostError:
+                attempt += 1
+                await asyncio.sleep(backoff.delay_ms(attempt, self._random) / 1000)
+        sender = self._senders.get((sink.name, lane_name))
+        if sender is None:
+            sender = self._new_sender(sink, lane_name, workspace_id)
+            self._senders[(sink.name, lane_name)] = sender
+        key = (sink.name, workspace_id)
+        self._placed[key] = sender
+        for batch in self._unplaced.pop(key):
+            sender.offer(batch)
+
+    def _new_sender(self, sink: SinkRoute, lane_name: str, workspace_id: int) -> LaneSender:
+        async def find() -> LaneLink:
+            return (await sink.places.lane(workspace_id))[1]
+
+        share = LANE_SHARE if sink.by_workspace else 1
+        return LaneSender(
+            sink.name,
+            self._router_id,
+            find,
+            self._budgets[sink.name],
+            self._lows_of,
+            self._random,
+            self._new_session,
+            lane_bytes_max=sink.in_flight_bytes_max // share,
+            group_batches_max=self._group_batches_max,
+            group_bytes_max=self._group_bytes_max,
+        )
+
+    def _lows_of(self, producers: set[tuple[bytes, int]]) -> list[Low]:
+        return [(p, e, self._lows.get((p, e), 0)) for p, e in producers]
