@@ -1,0 +1,98 @@
+"""One client's socket, and the beginning of a frame that has not wholly arrived.
+
+Bytes are read into a buffer that all connections share. Only what is left of an unfinished
+frame is kept, and its buffer grows with the bytes that arrive, not with the length that
+the client claims.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+import numpy as np
+
+from cdp_ray_sinks.batch.batch import Bytes
+from cdp_ray_sinks.batch.enums import LENGTH_BYTES
+
+_PARTIAL_BYTES_FIRST: Final = 64 * 1024
+
+
+class Connection:
+    """A non-blocking socket with the unfinished frame at the end of what it sent."""
+
+    def __init__(self, client: socket.socket, peer_ip: Bytes, number: int) -> None:
+        self.socket = client
+        self.peer_ip = peer_ip
+        self.number = number
+        self.received_at_monotonic_ms = 0
+        self._few = b""
+        self._partial: Bytes = np.empty(0, np.uint8)
+        self._partial_bytes = 0
+        self._frame_bytes = 0
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes received of a frame that is not whole."""
+        return len(self._few) + self._partial_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What the connection's own buffer weighs."""
+        return self._partial.nbytes
+
+    def receive_into(self, shared: memoryview) -> tuple[int, int]:
+        """Read what has arrived, the open frame's bytes first.
+
+        Returns (bytes received, bytes now in `shared`); 0 received is the end of the
+        stream. Raises BlockingIOError or another OSError as the socket does. `shared`
+        must hold more than LENGTH_BYTES.
+        """
+        if self._frame_bytes == 0:
+            count = len(self._few)
+            shared[:count] = self._few
+            received = self.socket.recv_into(shared[count:])
+            if received == 0:
+                return 0, 0
+            self._few = b""
+            return received, count + received
+        if self._partial_bytes == len(self._partial):
+            self._grow()
+        room = self._partial.data[self._partial_bytes :]
+        views = [room]
+        if len(self._partial) == self._frame_bytes:
+            views.append(shared)
+        received = self.socket.recvmsg_into(views)[0]
+        in_partial = min(received, len(room))
+        self._partial_bytes += in_partial
+        return received, received - in_partial
+
+    def _grow(self) -> None:
+        grown = np.empty(min(self._frame_bytes, 2 * len(self._partial)), np.uint8)
+        grown[: self._partial_bytes] = self._partial
+        self._partial = grown
+
+    def take_finished(self) -> Bytes | None:
+        """The frame, with its length prefix, if the last bytes finished it; else None."""
+        if self._frame_bytes == 0 or self._partial_bytes < self._frame_bytes:
+            return None
+        finished = self._partial
+        self.forget()
+        return finished
+
+    def keep(self, unfinished: Bytes) -> None:
+        """Remember the beginning of a frame; its length was checked before."""
+        if len(unfinished) < LENGTH_BYTES:
+            self._few = unfinished.tobytes()
+            return
+        self._frame_bytes = LENGTH_BYTES + int.from_bytes(unfinished[:LENGTH_BYTES].tobytes())
+        capacity = min(self._frame_bytes, max(2 * len(unfinished), _PARTIAL_BYTES_FIRST))
+        self._partial = np.empty(capacity, np.uint8)
+        self._partial[: len(unfinished)] = unfinished
+        self._partial_bytes = len(unfinished)
+
+    def forget(self) -> None:
+        """Let go of the unfinished frame."""
+        self._few = b""
+        self._partial = np.empty(0, np.uint8)
+        self._partial_bytes = self._frame_bytes = 0

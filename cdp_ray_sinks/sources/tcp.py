@@ -1,0 +1,47 @@
+"""Options of the TCP source; `tcp_server` is what does the work.
+
+Apart, because a check of a configuration must not wait for compiled kernels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from cdp_ray_sinks.batch.enums import FRAME_BYTES_MAX
+from cdp_ray_sinks.sources.address import parse_listen
+from cdp_ray_sinks.sources.base import SourceConfig, SourceContext
+
+if TYPE_CHECKING:
+    from cdp_ray_sinks.sources.tcp_server import TcpSource
+
+
+class TcpConfig(SourceConfig):
+    """Options of the TCP source."""
+
+    type: Literal["tcp"] = "tcp"
+    listen: str
+    api_keys: Path
+    forwarding: bool = False
+    connection_count_max: int = Field(default=10_000, ge=1)
+    batch_bytes_max: int = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024)
+    batch_age_ms: int = Field(default=20, ge=1, le=60_000)
+    frame_bytes_max: int = Field(default=FRAME_BYTES_MAX, ge=1024, le=FRAME_BYTES_MAX)
+    read_buffer_bytes: int = Field(default=1024 * 1024, ge=4096, le=64 * 1024 * 1024)
+    connection_buffer_bytes_total_max: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    builder_bytes_total_max: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    stop_read_ms_max: int = Field(default=1000, ge=0)
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, listen: str) -> str:
+        parse_listen(listen)
+        return listen
+
+    def build(self, context: SourceContext) -> TcpSource:
+        """A source that begins to listen when it is run."""
+        from cdp_ray_sinks.sources.tcp_server import TcpSource
+
+        return TcpSource(self, context)
