@@ -142,7 +142,8 @@ class Chain:
             self.commit()
         finally:
             if self._is_open:
-                self.segments.close()
+                self.segments.seal_all()
+                self.segments.join()
                 self._let_go()
 
     @property
@@ -191,10 +192,16 @@ class Chain:
         Raises TransientError if some are not: those are kept, and the next commit writes the
         same bytes again. Raises FencedError if a newer writer has come: the chain is dead.
         """
-        self.confirm(sync_segments(self._fs, self.write_pending()))
+        written = self.write_pending()
+        self.confirm(sync_segments(self._fs, written) if self.syncs_commits else {})
+
+    @property
+    def syncs_commits(self) -> bool:
+        """Whether the segments that `write_pending` returns must be synced before `confirm`."""
+        return self._options.fsync == "commit"
 
     def write_pending(self) -> list[Segment]:
-        """Write all appended batches; returns the segments to be synced before `confirm`.
+        """Write all appended batches; returns the segments they went to.
 
         A segment that can't be written is cut back; `confirm` then says so. Raises
         FencedError, and TransientError if the chain is not open.
@@ -212,8 +219,6 @@ class Chain:
             except OSError as error:
                 self.counters.write_failures += 1
                 self._problem = f"can't write {self.directory}/{key[0].path}: {error_text(error)}"
-        if self._options.fsync != "commit":
-            return []
         return [write.segment for write in self._writes]
 
     def confirm(self, failed: Mapping[Segment, OSError]) -> None:
@@ -297,7 +302,7 @@ class Chain:
         start = segment.confirmed.end_offset
         commit = Commit(start, start + held, range_checksum, now_ms, entries_of(headers, lows))
         try:
-            segment.write(self._fs, buffers, commit, now_ms)
+            segment.write(self._fs, buffers, commit, now_ms, will_sync=self.syncs_commits)
         except OSError:
             try:
                 segment.take_back(self._fs)

@@ -77,6 +77,7 @@ class OpenSegments:
         self._leaving: dict[int, Segment] = {}
         self._inherited: list[tuple[Mark, Inspection]] = []
         self._lease_was_over = False
+        self._troubled: set[int] = set()
         self._finished: deque[tuple[Segment, Task, Exception | None]] = deque()
 
     def __iter__(self) -> Iterator[Segment]:
@@ -259,11 +260,14 @@ class OpenSegments:
                     return
             segment.close()
 
-    def close(self) -> None:
-        """Seal all and wait for it; what can't be sealed is left for the next start."""
+    def seal_all(self) -> None:
+        """Begin to seal whatever is open; what can't be sealed is left for the next start."""
         self.seal_full()
         for key in list(self._open):
             self.seal(key)
+
+    def join(self) -> None:
+        """Wait until all sealing that was begun is done."""
         self._sealer.join()
         self._take_finished()
 
@@ -295,16 +299,10 @@ class OpenSegments:
     def _take_finished(self) -> None:
         while self._finished:
             segment, task, problem = self._finished.popleft()
-            if isinstance(problem, OSError):
-                self._note(
-                    [
-                        Damage(
-                            str(segment.path),
-                            segment.confirmed.end_offset,
-                            f"{task} failed: {error_text(problem)}",
-                        )
-                    ]
-                )
+            if isinstance(problem, OSError) and segment.mark.segment_number not in self._troubled:
+                self._troubled.add(segment.mark.segment_number)
+                where, what = segment.confirmed.end_offset, f"{task} failed: {error_text(problem)}"
+                self._note([Damage(str(segment.path), where, what)])
             if task == "sync":
                 if problem is not None and self._open.get(segment.key) is segment:
                     self.counters.sync_failures += 1
@@ -313,7 +311,9 @@ class OpenSegments:
             self._leaving.pop(segment.mark.segment_number, None)
             if problem is None:
                 self.counters.sealed += 1
+            if problem is None or isinstance(problem, FileNotFoundError):
                 self._covered_marks.append(segment.mark)
+                self._troubled.discard(segment.mark.segment_number)
             elif not isinstance(problem, FencedError):
                 self._unsealed.append(segment)
 

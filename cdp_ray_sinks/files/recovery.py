@@ -11,20 +11,16 @@ A bad commit with good ones behind it is decay, not a torn write: the good ones 
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
 import xxhash
 
 from cdp_ray_sinks.errors import CorruptSegmentError
 from cdp_ray_sinks.files.commit_index import (
-    ENTRY,
     INDEX_SUFFIX,
-    KIND_COMMIT,
     RANGE_CHECKSUM,
     Commit,
     IndexContents,
@@ -32,15 +28,14 @@ from cdp_ray_sinks.files.commit_index import (
     commit_ledger,
     encode_seal,
     parse_index,
-    xxh3,
 )
 from cdp_ray_sinks.files.file_system import FileSystem, append_fully, error_text, opened
+from cdp_ray_sinks.files.index_reading import read_index
 from cdp_ray_sinks.files.ledger import LedgerEntry
 from cdp_ray_sinks.files.segment import seal_of
 
 READ_BYTES: Final = 4 * 1024 * 1024
 _COMMIT_OVERHEAD_BYTES: Final = 8 + 32 + 8
-_SEARCH_TRIES_MAX: Final = 10_000
 
 
 class Damage(NamedTuple):
@@ -135,7 +130,8 @@ def _inspect_unsealed(found: Inspection, contents: IndexContents, index: bytes) 
     if contents.damage is None:
         return
     found.report(contents.valid_bytes, contents.damage, index=True)
-    later = list(_commits_after(index, contents.valid_bytes))
+    ranges = read_index(index, found.index_path).ranges
+    later = [r.commit for r in ranges if r.commit is not None][len(contents.commits) :]
     if later:
         # A torn write is the last thing in an index; this one has decayed in its middle.
         # Cutting there would throw acknowledged bytes away, so both files stay as they are.
@@ -225,22 +221,3 @@ def _checksums(fd: int, offset: int, lengths: Sequence[int]) -> Iterator[int | N
 def record_bytes_of(commit: Commit) -> int:
     """How many bytes the commit's index record has."""
     return _COMMIT_OVERHEAD_BYTES + int(commit.entries.nbytes)
-
-
-def _commits_after(index: bytes, position: int) -> Iterator[Commit]:
-    """Commits found behind a damaged index record; every record is a multiple of 8 bytes."""
-    tries = 0
-    start = position + 8
-    while start + _COMMIT_OVERHEAD_BYTES <= len(index) and tries < _SEARCH_TRIES_MAX:
-        kind, length = struct.unpack_from("<II", index, start)
-        end = start + 8 + length
-        if kind == KIND_COMMIT and (length - 32) % ENTRY.itemsize == 0 and end + 8 <= len(index):
-            tries += 1
-            body = memoryview(index)[start:end]
-            if struct.unpack_from("<Q", index, end)[0] == xxh3(body):
-                begin, stop, checksum, committed_at_ms = struct.unpack_from("<QQQq", body, 8)
-                entries = np.frombuffer(index[start + 40 : end], ENTRY)
-                yield Commit(begin, stop, checksum, committed_at_ms, entries)
-                start = end + 8
-                continue
-        start += 8

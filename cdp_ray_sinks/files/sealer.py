@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.errors import FencedError
 from cdp_ray_sinks.files.file_system import FileSystem
 from cdp_ray_sinks.files.segment import Segment
+from cdp_ray_sinks.files.sync import sync_segments
 
-Task: TypeAlias = Literal["seal", "seal_anew", "sync"]
-QUEUE_MAX: Final = 256
+Task: TypeAlias = Literal["seal", "sync"]
+QUEUE_MAX: Final = 1024
 
 
 class Job(NamedTuple):
@@ -61,34 +63,52 @@ class Sealer:
 
     def _run(self) -> None:
         while True:
-            job = self._queue.get()
+            jobs = [self._queue.get()]
+            with suppress(queue.Empty):
+                while True:
+                    jobs.append(self._queue.get_nowait())
             try:
-                if job is None:
+                todo = [job for job in jobs if job is not None]
+                _sync_together(self._fs, [job for job in todo if job.task == "sync"])
+                for job in todo:
+                    if job.task != "sync":
+                        run_job(self._fs, self._clock, job)
+                if len(todo) < len(jobs):
                     return
-                run_job(self._fs, self._clock, job)
             finally:
-                self._queue.task_done()
+                for _ in jobs:
+                    self._queue.task_done()
 
 
 def run_job(fs: FileSystem, clock: Clock, job: Job) -> None:
     """Do one job in this thread and tell its `done`. Raises nothing."""
+    if job.task == "sync":
+        _sync_together(fs, [job])
+        return
     segment, problem = job.segment, None
     with segment.lock:
         try:
             job.check()
-            if job.task == "sync":
-                _sync(fs, segment)
-            elif job.task == "seal_anew" or segment.sync_failed:
+            if segment.sync_failed:
                 segment.seal_anew(fs, clock.now_ms())
             else:
                 segment.seal(fs, clock.now_ms(), sync=job.sync)
         except (OSError, FencedError) as error:
             problem = error
-        if job.task != "sync" or isinstance(problem, FencedError):
-            segment.close()
+        segment.close()
     job.done(segment, job.task, problem)
 
 
-def _sync(fs: FileSystem, segment: Segment) -> None:
-    if segment.has_files_open and not segment.is_synced and not segment.sync_failed:
-        segment.sync(fs)
+def _sync_together(fs: FileSystem, jobs: Sequence[Job]) -> None:
+    with ExitStack() as locks:
+        todo = {}
+        for job in jobs:
+            segment = job.segment
+            if segment in todo:
+                continue
+            locks.enter_context(segment.lock)
+            if segment.has_files_open and not segment.is_synced and not segment.sync_failed:
+                todo[segment] = job
+        failed = sync_segments(fs, list(todo))
+    for segment, job in todo.items():
+        job.done(segment, "sync", failed.get(segment))

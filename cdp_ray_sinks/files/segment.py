@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.files.commit_index import (
@@ -40,9 +40,9 @@ from cdp_ray_sinks.files.partition import Partition
 class SegmentWriter(Protocol):
     """Turns batches into the bytes of one format. One thread at a time calls it."""
 
-    suffix: str
+    suffix: ClassVar[str]
     """Ends a segment's name, such as `.bin`."""
-    index_flags: int
+    index_flags: ClassVar[int]
     """RANGE_CHECKSUM unless the segment holds the batches' own records unchanged."""
 
     def stream_of(self, header: BatchHeader) -> str:
@@ -134,14 +134,20 @@ class Segment:
         self.confirmed = self.written = self.synced = Totals(index_bytes=len(start))
 
     def write(
-        self, fs: FileSystem, buffers: Sequence[memoryview], commit: Commit, now_ms: int
+        self,
+        fs: FileSystem,
+        buffers: Sequence[memoryview],
+        commit: Commit,
+        now_ms: int,
+        *,
+        will_sync: bool,
     ) -> None:
         """Write one commit: its bytes, then its index record. Not synced.
 
         Raises OSError; then call `take_back`.
         """
         data_fd, index_fd = self.descriptors
-        end = write_fully(fs, data_fd, buffers, commit.start_offset)
+        end = write_fully(fs, data_fd, buffers, commit.start_offset, will_sync=will_sync)
         if end != commit.end_offset:
             raise ValueError(f"{self.path}: {end} written where {commit.end_offset} was due")
         record = encode_commit(commit)

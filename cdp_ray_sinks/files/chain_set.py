@@ -1,0 +1,224 @@
+"""The chains of one lane: all workspaces it writes, with one sync and one bound for all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.clock import Clock, SystemClock
+from cdp_ray_sinks.errors import (
+    ConfigError,
+    FencedError,
+    PartialFlushError,
+    SinkError,
+    TransientError,
+)
+from cdp_ray_sinks.files.chain import Chain, ChainOptions
+from cdp_ray_sinks.files.file_system import (
+    FileSystem,
+    LocalFileSystem,
+    error_text,
+    make_directories,
+)
+from cdp_ray_sinks.files.sealer import Sealer
+from cdp_ray_sinks.files.segment import Segment, SegmentWriter
+from cdp_ray_sinks.files.sync import sync_segments
+
+OPEN_CHAINS_MAX: Final = 4096
+_DESCRIPTORS_SPARE: Final = 1024
+_NEVER_HEALS: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+class ChainSet:
+    """Chains by workspace, opened when first needed. One thread at a time calls it.
+
+    `open_files_max` bounds the segments' descriptors over all chains: the least recently
+    written segments are closed, and opened again by their next write.
+    `open_chains_max` bounds the chains: the least recently used one without unwritten
+    batches is sealed and let go.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        new_writer: Callable[[], SegmentWriter],
+        options: ChainOptions,
+        *,
+        open_files_max: int = 256,
+        open_chains_max: int = OPEN_CHAINS_MAX,
+        clock: Clock | None = None,
+        fs: FileSystem | None = None,
+    ) -> None:
+        self.base = base
+        self._new_writer = new_writer
+        self._options = options
+        self._open_files_max = open_files_max
+        self._open_chains_max = open_chains_max
+        self._clock = clock or SystemClock()
+        self._fs = fs or LocalFileSystem()
+        self._sealer = Sealer(self._fs, self._clock)
+        self._chains: OrderedDict[int, Chain] = OrderedDict()
+        self._dirty: dict[int, Chain] = {}
+        self._recent: OrderedDict[Segment, Chain] = OrderedDict()
+
+    def open(self) -> None:
+        """Make the base directory and allow as many open files as the bounds say.
+
+        Raises ConfigError if it can't be a directory that this process writes, and
+        TransientError for what may heal, such as a full disk.
+        """
+        try:
+            make_directories(self.base)
+        except OSError as error:
+            text = f"path = {str(self.base)!r}: can't be made a directory: {error_text(error)}"
+            if error.errno in _NEVER_HEALS:
+                raise ConfigError(text) from error
+            raise TransientError(text) from error
+        if not os.access(self.base, os.R_OK | os.W_OK | os.X_OK):
+            raise ConfigError(f"path = {str(self.base)!r}: no permission to write there")
+        wanted = self._open_files_max + self._open_chains_max + _DESCRIPTORS_SPARE
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < wanted:
+            with suppress(ValueError, OSError):  # then the system's own limit decides
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+    @property
+    def chains(self) -> Mapping[int, Chain]:
+        """The open chains by workspace id."""
+        return MappingProxyType(self._chains)
+
+    def chain(self, workspace_id: int) -> Chain:
+        """The workspace's chain, opened if it is not. Raises as `Chain.open` does."""
+        found = self._chains.get(workspace_id)
+        if found is not None:
+            self._chains.move_to_end(workspace_id)
+            return found
+        self._make_room()
+        chain = Chain(
+            self.base,
+            workspace_id,
+            self._new_writer(),
+            self._options,
+            clock=self._clock,
+            fs=self._fs,
+            sealer=self._sealer,
+        )
+        chain.open()
+        self._chains[workspace_id] = chain
+        return chain
+
+    def append(self, batch: Batch) -> None:
+        """Keep a batch until the next flush. Raises as `Chain.open` and `Chain.append` do."""
+        chain = self.chain(batch.header.workspace_id)
+        chain.append(batch)
+        self._dirty[chain.workspace_id] = chain
+
+    def flush(self) -> None:
+        """On return all appended batches are durable.
+
+        Raises PartialFlushError naming the workspaces that are not: their batches are kept
+        and the next flush writes them again. Raises FencedError if a workspace has a newer
+        writer; the others are durable all the same.
+        """
+        problems: dict[int, SinkError] = {}
+        wave: list[tuple[Chain, list[Segment]]] = []
+        for chain in list(self._dirty.values()):
+            try:
+                written = chain.write_pending()
+            except (TransientError, FencedError) as error:
+                problems[chain.workspace_id] = error
+                continue
+            wave.append((chain, written))
+            for segment in written:
+                self._recent[segment] = chain
+                self._recent.move_to_end(segment)
+            if 2 * len(self._recent) > self._open_files_max:
+                self._confirm(wave, problems)
+                wave = []
+                self._park()
+        self._confirm(wave, problems)
+        self._raise(problems)
+
+    def tick(self, now_ms: int) -> None:
+        """Time-driven work of all chains; see `Chain.tick`."""
+        for chain in self._chains.values():
+            chain.tick(now_ms)
+        for segment in [s for s in self._recent if not s.has_files_open]:
+            del self._recent[segment]
+
+    def release(self, workspace_id: int) -> None:
+        """Commit, seal and let go of a workspace, so that another lane can take it.
+
+        Raises TransientError, and keeps the workspace, if its batches can't be made durable.
+        """
+        chain = self._chains.get(workspace_id)
+        if chain is None:
+            return
+        chain.commit()
+        self._forget(workspace_id)
+        chain.close()
+
+    def close(self) -> None:
+        """Flush, seal and let go of all. Safe to call twice. Raises what `flush` raises."""
+        try:
+            self.flush()
+        finally:
+            for chain in self._chains.values():
+                chain.segments.seal_all()
+            for workspace_id, chain in list(self._chains.items()):
+                with suppress(TransientError, FencedError):  # flush has raised it
+                    chain.close()
+                self._forget(workspace_id)
+            self._recent.clear()
+            self._sealer.close()
+
+    def _confirm(
+        self, wave: Sequence[tuple[Chain, list[Segment]]], problems: dict[int, SinkError]
+    ) -> None:
+        failed: dict[Segment, OSError] = {}
+        if self._options.fsync == "commit":
+            failed = sync_segments(self._fs, [s for _, written in wave for s in written])
+        for chain, _ in wave:
+            try:
+                chain.confirm(failed)
+            except (TransientError, FencedError) as error:
+                problems[chain.workspace_id] = error
+            if not chain.is_dirty:
+                self._dirty.pop(chain.workspace_id, None)
+
+    def _raise(self, problems: Mapping[int, SinkError]) -> None:
+        fenced = next((e for e in problems.values() if isinstance(e, FencedError)), None)
+        if fenced is not None:
+            for workspace_id, error in problems.items():
+                if isinstance(error, FencedError):
+                    self._forget(workspace_id)
+            raise fenced
+        if problems:
+            raise PartialFlushError(tuple((w, str(e)) for w, e in problems.items()))
+
+    def _park(self) -> None:
+        """Close the least recently written files, down to half of what may be open."""
+        while 4 * len(self._recent) > self._open_files_max:
+            segment, chain = self._recent.popitem(last=False)
+            chain.segments.park(segment)
+
+    def _make_room(self) -> None:
+        if len(self._chains) < self._open_chains_max:
+            return
+        for workspace_id, chain in self._chains.items():
+            if not chain.is_dirty:
+                self._forget(workspace_id)
+                chain.close()
+                return
+
+    def _forget(self, workspace_id: int) -> None:
+        self._chains.pop(workspace_id, None)
+        self._dirty.pop(workspace_id, None)
