@@ -1,0 +1,128 @@
+"""Events as plain values, for people and for JSON: names for numbers, text for ids."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import IntEnum
+from ipaddress import IPv6Address
+from typing import Any, Final, NoReturn
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.columns import (
+    decode_events,
+    decode_logs,
+    decode_metrics,
+    decode_snapshots,
+    decode_traces,
+)
+from cdp_ray_sinks.batch.enums import (
+    EventType,
+    LogEventType,
+    LogLevel,
+    MetricType,
+    SchemaType,
+    SpanKind,
+    SpanStatus,
+    Temporality,
+)
+
+Plain = dict[str, Any]
+
+_ENUMS: Final[Mapping[str, type[IntEnum]]] = {
+    "level": LogLevel,
+    "metric_type": MetricType,
+    "temporality": Temporality,
+    "kind": SpanKind,
+    "status": SpanStatus,
+}
+_UUIDS: Final = {"device_id", "session_id"}
+
+
+def events_of(batch: Batch, on_damage: Callable[[str], None]) -> Iterator[Plain]:
+    """Each event, log entry, metric, span or snapshot of a batch, in the order of the bytes.
+
+    Messages that do not decode are left out and reported to `on_damage`, one text each.
+    A message of an unknown schema comes out whole, as hex.
+    """
+    header = batch.header
+    rows, damaged = _rows(batch)
+    for index in damaged:
+        on_damage(f"message {index} of batch {header.batch_id} does not decode")
+    name = _name(SchemaType, header.schema_type).lower()
+    event_types = LogEventType if header.schema_type == SchemaType.LOG else EventType
+    for row in rows:
+        row.pop("message_index", None)
+        plain = {"workspace_id": header.workspace_id, "schema": name}
+        if "timestamp" in row:
+            plain["timestamp_ms"] = row.pop("timestamp")
+        for key, value in row.items():
+            if key == "event_type":
+                plain[key] = _name(event_types, value)
+            elif key in _ENUMS:
+                plain[key] = _name(_ENUMS[key], value)
+            else:
+                plain[key] = _plain(key, value)
+        yield plain
+
+
+def _rows(batch: Batch) -> tuple[Iterable[Plain], list[int]]:
+    """Rows as the decoder names them, and the places of messages that do not decode."""
+    match batch.header.schema_type:
+        case SchemaType.EVENT:
+            events = decode_events(batch)
+            return events.table.to_pylist(), events.damaged.tolist()
+        case SchemaType.LOG:
+            logs = decode_logs(batch)
+            return logs.table.to_pylist(), logs.damaged.tolist()
+        case SchemaType.METRIC:
+            return decode_metrics(batch), []
+        case SchemaType.TRACE:
+            return decode_traces(batch), []
+        case SchemaType.SNAPSHOT:
+            return decode_snapshots(batch), []
+    return ({"message": bytes(message)} for message in batch.messages()), []
+
+
+def _name(kind: type[IntEnum], value: Any) -> str:
+    """The name of an enum's number; the number itself, as text, if it has none."""
+    try:
+        return kind(value).name
+    except ValueError:
+        return str(value)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value as JSON has it, by the name of its field."""
+    if not isinstance(value, bytes):
+        return value
+    if key == "payload":
+        return payload_value(value)
+    if key == "source_ip":
+        return ip_text(value)
+    if key in _UUIDS:
+        return str(uuid.UUID(bytes=value)) if len(value) == 16 else None
+    return value.hex()
+
+
+def ip_text(address: bytes) -> str:
+    """16 address bytes as people write them: dotted if it is IPv4, else compressed IPv6."""
+    ip = IPv6Address(address)
+    return str(ip.ipv4_mapped or ip)
+
+
+def payload_value(payload: bytes) -> Any:
+    """What a payload holds: parsed if it is strict JSON, else its text, else 0x and hex."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return "0x" + payload.hex()
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

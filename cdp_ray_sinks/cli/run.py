@@ -1,0 +1,215 @@
+"""`cdp-sinks run`: a pipeline from start to drained, on screen and by signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from cdp_ray_sinks.cli.output import (
+    bytes_text,
+    count_text,
+    print_json,
+    say,
+    say_error,
+    stderr_console,
+)
+from cdp_ray_sinks.config import load
+from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from cdp_ray_sinks.pipeline import Pipeline
+    from cdp_ray_sinks.pipeline import Progress as PipelineProgress
+
+EXIT_INTERRUPTED: Final = 130
+TABLE_COLUMNS: Final = 120
+Watcher = Callable[["PipelineProgress"], None]
+
+
+def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_json: bool) -> int:
+    """Run until the sources end, `duration_s` has passed or a signal came; then drain.
+
+    0 when every batch is settled, 1 when a source failed or batches are unsettled.
+    """
+    config = load(path)
+    if address is not None:
+        ray_section = config.ray.model_copy(update={"address": address})
+        config = config.model_copy(update={"ray": ray_section})
+    for warning in config.warnings():
+        say(f"warning: {warning}")
+
+    from cdp_ray_sinks.pipeline import Pipeline
+
+    pipeline = Pipeline(config, report=say)
+    try:
+        say(f"starting pipeline {config.pipeline.name!r}")
+        pipeline.start()
+        failure = _run_and_drain(pipeline, duration_s)
+        summary = pipeline.summary()
+    finally:
+        pipeline.stop()
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(summary)
+    if failure is not None:
+        say_error(str(failure))
+    return 0 if failure is None else 1
+
+
+def _run_and_drain(pipeline: Pipeline, duration_s: float | None) -> CdpError | None:
+    """What went wrong, None when all is settled."""
+    failure: CdpError | None = None
+    stop = threading.Event()
+    with _signals_set(stop), _timer(stop, duration_s):
+        say("running; Ctrl-C drains and leaves")
+        try:
+            with _watching() as watcher:
+                pipeline.wait(watcher, stop)
+        except ConfigError:
+            raise
+        except CdpError as error:
+            failure = error
+        if stop.is_set():
+            say("draining; Ctrl-C again leaves at once")
+        try:
+            pipeline.drain()
+        except DrainTimeoutError as error:
+            failure = failure or error
+    return failure
+
+
+@contextmanager
+def _signals_set(stop: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM sets `stop`, a second one ends the process at once.
+
+    Only a flag is set: whatever else must not happen inside a signal handler. Entered
+    after the cluster is joined, because Ray installs handlers of its own.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress line hid the cursor
+            os._exit(EXIT_INTERRUPTED)
+        stop.set()
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _timer(stop: threading.Event, duration_s: float | None) -> Iterator[None]:
+    """Sets `stop` once `duration_s` has passed."""
+    if duration_s is None:
+        yield
+        return
+    timer = threading.Timer(duration_s, stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _watching() -> Iterator[Watcher | None]:
+    """What shows progress: a line per source on a terminal, nothing elsewhere."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[counts]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    tasks: dict[str, TaskID] = {}
+    rates: dict[str, Rate] = {}
+
+    def show(progress: PipelineProgress) -> None:
+        for source in progress.sources:
+            if source.name not in tasks:
+                tasks[source.name] = bars.add_task(
+                    source.name, total=source.events_expected, counts=""
+                )
+                rates[source.name] = Rate()
+            rate = rates[source.name]
+            rate.update(progress.elapsed_s, source.events, source.record_bytes)
+            bars.update(tasks[source.name], completed=source.events, counts=rate.text)
+
+    with bars:
+        yield show
+
+
+class Rate:
+    """Events and bytes per second over the last moments, for one source."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, int, int] | None = None
+        self._events_per_s = self._bytes_per_s = 0.0
+        self._events = 0
+
+    def update(self, elapsed_s: float, events: int, record_bytes: int) -> None:
+        """Take in totals as they are `elapsed_s` after the start."""
+        self._events = events
+        if self._before is not None and elapsed_s > self._before[0]:
+            span_s = elapsed_s - self._before[0]
+            # Half of what was and half of what is: readable, and soon right.
+            self._events_per_s += ((events - self._before[1]) / span_s - self._events_per_s) / 2
+            self._bytes_per_s += ((record_bytes - self._before[2]) / span_s - self._bytes_per_s) / 2
+        self._before = (elapsed_s, events, record_bytes)
+
+    @property
+    def text(self) -> str:
+        """As the progress line shows it."""
+        return (
+            f"{count_text(self._events)} events  {count_text(self._events_per_s)} events/s  "
+            f"{bytes_text(self._bytes_per_s)}/s"
+        )
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """The sources' totals and a table of the sinks, on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    elapsed_s = summary["elapsed_s"]
+    console = Console(
+        highlight=False, markup=False, width=None if sys.stdout.isatty() else TABLE_COLUMNS
+    )
+    for name, counters in summary["sources"].items():
+        counts = ", ".join(f"{count_text(v)} {k}" for k, v in counters.items() if v)
+        console.print(f"source {name}: {counts or 'nothing'}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("sink")
+    heads = ["events", "messages", "batches", "bytes", "MB/s", "errors", "dropped", "dead letters"]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for name, sink in summary["sinks"].items():
+        rate = sink["bytes"] / 1e6 / elapsed_s if elapsed_s else 0.0
+        taken = [count_text(sink[key]) for key in ("events", "messages", "batches")]
+        lost = [count_text(sink[key]) for key in ("errors", "dropped", "dead_letters")]
+        table.add_row(
+            f"{name} ({sink['type']})", *taken, bytes_text(sink["bytes"]), f"{rate:.1f}", *lost
+        )
+    console.print(table)
+    console.print(f"{elapsed_s:.1f} s")
