@@ -6,7 +6,6 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from cdp_ray_sinks.files.index_reading import (
     slices,
 )
 from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX, RecordScan, frame
+from cdp_ray_sinks.files.segment_path import parse_place
 
 
 def map_file(path: Path) -> Bytes:
@@ -45,20 +45,6 @@ def map_file(path: Path) -> Bytes:
     return np.frombuffer(mapping, np.uint8)
 
 
-def workspace_of(path: Path) -> int:
-    """The workspace that a segment's path names, 0 if none.
-
-    A segment is in `{workspace}/{date}/{hour}` or `{workspace}/{date}`.
-    """
-    for directory in path.absolute().parents[1:3]:
-        with suppress(ValueError):
-            if directory.name.isascii() and len(directory.name) <= 10:
-                workspace_id = int(directory.name)
-                if len(path.absolute().parent.name) in (2, 10):
-                    return workspace_id
-    return 0
-
-
 class MappedSegment:
     """One plain segment: its bytes, and what its index says of them.
 
@@ -73,7 +59,7 @@ class MappedSegment:
         self.records = records
         self.index = index
         self._report = report
-        self.workspace_id = workspace_of(path)
+        self.workspace_id = parse_place(path).workspace_id or 0
         if index is None:
             self.end_offset = len(records)
             return
