@@ -68,6 +68,7 @@ class ChainSet:
         self._chains: OrderedDict[int, Chain] = OrderedDict()
         self._dirty: dict[int, Chain] = {}
         self._recent: OrderedDict[Segment, Chain] = OrderedDict()
+        self._fenced: dict[int, str] = {}
 
     def open(self) -> None:
         """Make the base directory and allow as many open files as the bounds say.
@@ -96,7 +97,13 @@ class ChainSet:
         return MappingProxyType(self._chains)
 
     def chain(self, workspace_id: int) -> Chain:
-        """The workspace's chain, opened if it is not. Raises as `Chain.open` does."""
+        """The workspace's chain, opened if it is not. Raises as `Chain.open` does.
+
+        Raises FencedError for a workspace that was lost to another writer: taking it back
+        would fence that one in turn.
+        """
+        if workspace_id in self._fenced:
+            raise FencedError(self._fenced[workspace_id])
         found = self._chains.get(workspace_id)
         if found is not None:
             self._chains.move_to_end(workspace_id)
@@ -151,8 +158,7 @@ class ChainSet:
         """Time-driven work of all chains; see `Chain.tick`."""
         for chain in self._chains.values():
             chain.tick(now_ms)
-        for segment in [s for s in self._recent if not s.has_files_open]:
-            del self._recent[segment]
+        self._drop_closed()
 
     def release(self, workspace_id: int) -> None:
         """Commit, seal and let go of a workspace, so that another lane can take it.
@@ -199,6 +205,7 @@ class ChainSet:
         if fenced is not None:
             for workspace_id, error in problems.items():
                 if isinstance(error, FencedError):
+                    self._fenced[workspace_id] = str(error)
                     self._forget(workspace_id)
             raise fenced
         if problems:
@@ -206,9 +213,14 @@ class ChainSet:
 
     def _park(self) -> None:
         """Close the least recently written files, down to half of what may be open."""
+        self._drop_closed()
         while 4 * len(self._recent) > self._open_files_max:
             segment, chain = self._recent.popitem(last=False)
             chain.segments.park(segment)
+
+    def _drop_closed(self) -> None:
+        for segment in [s for s in self._recent if not s.has_files_open]:
+            del self._recent[segment]
 
     def _make_room(self) -> None:
         if len(self._chains) < self._open_chains_max:

@@ -41,8 +41,9 @@ class OpenMarks:
         marks = []
         for name in os.listdir(self.directory):  # noqa: PTH208 - names are all we need
             number, slash, path = name.partition(_SLASH)
-            if slash and number.isdecimal():
-                marks.append(Mark(int(number), path.replace(_SLASH, "/")))
+            parts = path.split(_SLASH)
+            if slash and number.isdecimal() and not {"", ".", ".."} & set(parts):
+                marks.append(Mark(int(number), "/".join(parts)))
         return sorted(marks)
 
     def add(self, mark: Mark, *, sync: bool = True) -> None:

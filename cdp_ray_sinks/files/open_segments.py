@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -94,6 +95,7 @@ class OpenSegments:
 
         Raises OSError only if the marks can't be read.
         """
+        self._inherited.clear()
         marks = self._marks.read() or self._marks.unmarked_segments()
         for mark in marks:
             found = self._inspect(mark)
@@ -219,8 +221,14 @@ class OpenSegments:
             self._hand_over(segment)
 
     def retire(self, key: Key, segment: Segment) -> None:
-        """Write no more to a segment whose write or sync failed: seal it at its last commit."""
+        """Write no more to a segment whose write or sync failed: seal it at its last commit.
+
+        It is cut back at once, so that a kill before it is sealed leaves no commit there that
+        the next segment holds too.
+        """
         segment.sync_failed = True
+        with suppress(OSError):  # then sealing it anew gets rid of the commit
+            segment.take_back(self._fs)
         if self._open.get(key) is segment:
             del self._open[key]
         if segment in self._full:

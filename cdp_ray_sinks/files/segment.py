@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.files.commit_index import (
@@ -35,6 +36,9 @@ from cdp_ray_sinks.files.file_system import (
 from cdp_ray_sinks.files.ledger import LedgerEntry
 from cdp_ray_sinks.files.open_marks import Mark
 from cdp_ray_sinks.files.partition import Partition
+
+_SEQUENCES_MAX: Final = 1 << 20
+"""In one snapshot record: 16 bytes each, far below what an index record may have."""
 
 
 class SegmentWriter(Protocol):
@@ -121,7 +125,7 @@ class Segment:
         """
         self._open(os.O_CREAT | os.O_EXCL)
         try:
-            start = self.header.to_bytes() + encode_snapshot(ledger)
+            start = self.header.to_bytes() + snapshot_records(ledger)
             append_fully(fs, self._index_fd, start)
             if sync:
                 fs.sync(self._index_fd)
@@ -245,6 +249,29 @@ class Segment:
                 self.path.unlink(missing_ok=True)
             raise
         self._data_fd = data_fd
+
+
+def snapshot_records(ledger: Iterable[LedgerEntry]) -> bytes:
+    """A ledger in as many snapshot records as it takes for none to be over the limit."""
+    records: list[bytes] = []
+    group: list[LedgerEntry] = []
+    held = 0
+    for entry in (part for whole in ledger for part in _split(whole)):
+        if group and held + len(entry.durable) > _SEQUENCES_MAX:
+            records.append(encode_snapshot(group))
+            group, held = [], 0
+        group.append(entry)
+        held += len(entry.durable) + 3  # the entry itself weighs as much as three sequences
+    return b"".join([*records, encode_snapshot(group)])
+
+
+def _split(entry: LedgerEntry) -> Iterator[LedgerEntry]:
+    if len(entry.durable) <= _SEQUENCES_MAX:
+        yield entry
+        return
+    left = iter(entry.durable.items())
+    while part := dict(islice(left, _SEQUENCES_MAX)):
+        yield replace(entry, durable=part)
 
 
 def seal_of(commits: Sequence[Commit], now_ms: int) -> Seal:

@@ -31,7 +31,12 @@ def sync_segments(
     failed: dict[Segment, OSError] = {}
     groups: dict[int, list[Segment]] = {}
     for segment in segments:
-        groups.setdefault(os.fstat(segment.descriptors[0]).st_dev, []).append(segment)
+        try:
+            device = os.fstat(segment.descriptors[0]).st_dev
+        except OSError as error:  # it was parked and is gone
+            failed[segment] = error
+            continue
+        groups.setdefault(device, []).append(segment)
     for group in groups.values():
         if len(group) >= at_once:
             failed |= _sync_file_system(fs, group)
