@@ -26,7 +26,7 @@ from pydantic import (
 
 from cdp_ray_sinks.batch.enums import EventType, SchemaType
 from cdp_ray_sinks.errors import ConfigError
-from cdp_ray_sinks.placeholders import anchored
+from cdp_ray_sinks.placeholders import anchored, has_placeholder, paths_in
 from cdp_ray_sinks.routing.table import Match, RoutingTable, Rule, event_type_mask
 from cdp_ray_sinks.sinks import registry as sink_registry
 from cdp_ray_sinks.sinks.base import SinkConfig
@@ -225,6 +225,12 @@ class PipelineConfig(Section):
             f"sinks.{name}: no rule sends anything there, and routing.default does not either"
             for name in self.active_sinks()
             if name not in reached
+        ]
+        found += [
+            f"sources.{name}.{key} = {str(path)!r}: no such file on this machine"
+            for name, source in self.active_sources().items()
+            for key, path in paths_in(source).items()
+            if not has_placeholder(str(path)) and not path.exists()
         ]
         if not table.default:
             found.append("routing.default: all its sinks are disabled; such batches are dropped")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -68,17 +68,16 @@ def resolved(config: Model, environ: Mapping[str, str], where: str) -> Model:
     placeholders comes back as it is. Raises ConfigError, also for a path that is not
     absolute once resolved: a process of a cluster has no working directory of ours.
     """
+    plain = {name: getattr(config, name) for name in type(config).model_fields}
+    paths = paths_in(config)
     changed: dict[str, Any] = {}
-    for name in type(config).model_fields:
-        value = getattr(config, name)
+    for name, value in plain.items():
         if isinstance(value, str | Path) and has_placeholder(str(value)):
-            text = resolve(str(value), environ)
-            if isinstance(value, Path) and not Path(text).is_absolute():
+            changed[name] = resolve(str(value), environ)
+            if name in paths and not Path(changed[name]).is_absolute():
                 raise ConfigError(f"{where}.{name} = {str(value)!r}: must be an absolute path")
-            changed[name] = text
     if not changed:
         return config
-    plain = {name: getattr(config, name) for name in type(config).model_fields}
     return validated(type(config), plain | changed, where, hidden=changed)
 
 
@@ -88,10 +87,19 @@ def anchored(config: Model, folder: Path) -> Model:
     A path that begins with a placeholder is left for `resolved` to judge.
     """
     changed = {
-        name: folder / value.expanduser()
-        for name in type(config).model_fields
-        if isinstance(value := getattr(config, name), Path)
-        and not value.is_absolute()
-        and not str(value).startswith("${")
+        name: folder / path.expanduser()
+        for name, path in paths_in(config).items()
+        if not path.is_absolute() and not str(path).startswith("${")
     }
     return config.model_copy(update=changed) if changed else config
+
+
+def paths_in(config: BaseModel) -> dict[str, Path]:
+    """The fields declared as `Path`, `str | Path` or `Path | None`, and what they hold."""
+    found = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        is_path = field.annotation is Path or Path in get_args(field.annotation)
+        if is_path and value is not None:
+            found[name] = Path(value)
+    return found

@@ -198,8 +198,8 @@ def test_a_mutated_file_loads_or_is_refused(data: st.DataObject) -> None:
         text[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     try:
         loads(text.decode(errors="replace"))
-    except ConfigError as error:
-        assert str(error)
+    except ConfigError:
+        return
 
 
 def test_syntax_errors_name_line_and_column(tmp_path: Path) -> None:
@@ -260,6 +260,22 @@ sinks = ["nothing"]
     assert "rules[1]: matches everything" in text
 
 
+def test_a_file_that_a_source_needs_and_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
+    """It may be there on the node that reads it, so it is no error yet."""
+    text = (
+        GOOD
+        + f"""
+[sources.clients]
+type = "tcp"
+listen = "127.0.0.1:0"
+api_keys = "{tmp_path}/keys"
+"""
+    )
+    assert [w for w in loads(text).warnings() if "sources.clients.api_keys" in w]
+    (tmp_path / "keys").write_text("")
+    assert loads(text).warnings() == []
+
+
 def test_a_config_made_in_python_may_have_no_source() -> None:
     """Models and plain tables both do; events then come from the program itself."""
     config = PipelineConfig(
@@ -267,9 +283,9 @@ def test_a_config_made_in_python_may_have_no_source() -> None:
     )
     assert config.sinks["b"] == NullConfig()
     assert config.routing_table().default == ("a",)
-    with pytest.raises(ConfigError, match="routing.default"):
+    with pytest.raises(ConfigError, match=r"routing\.default"):
         PipelineConfig(sinks={"a": NullConfig()}, routing={"default": ["b"]})
-    with pytest.raises(ConfigError, match="delivery.window_bytez"):
+    with pytest.raises(ConfigError, match=r"delivery\.window_bytez"):
         PipelineConfig(sinks={"a": NullConfig()}, delivery={"window_bytez": 1})
 
 

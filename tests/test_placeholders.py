@@ -10,6 +10,7 @@ import pytest
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.placeholders import FILE_BYTES_MAX, anchored, resolve, resolved
 from cdp_ray_sinks.sinks.base import SinkConfig
+from cdp_ray_sinks.sinks.disk_binary import DiskBinaryConfig
 
 
 class PlaceConfig(SinkConfig):
@@ -92,3 +93,10 @@ def test_anchoring_leaves_absolute_paths_and_leading_placeholders_alone() -> Non
     assert put("${BASE}/b") == "${BASE}/b"
     assert put("a/${NODE}") == "/base/a/${NODE}"
     assert put("~/x") == str(Path.home() / "x")
+
+
+def test_a_path_given_as_text_is_anchored_too() -> None:
+    """A field that takes text or a path is a path; one that takes text alone is not."""
+    config = DiskBinaryConfig(path="archive")
+    assert anchored(config, Path("/base")).path == Path("/base/archive")
+    assert anchored(PlaceConfig(path=Path("/a")), Path("/base")).level == "low"

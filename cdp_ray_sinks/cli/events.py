@@ -37,6 +37,9 @@ _ENUMS: Final[Mapping[str, type[IntEnum]]] = {
     "kind": SpanKind,
     "status": SpanStatus,
 }
+DEPTH_MAX: Final = 200
+"""A payload that nests deeper is shown as text."""
+
 _UUIDS: Final = {"device_id", "session_id"}
 
 
@@ -119,9 +122,27 @@ def payload_value(payload: bytes) -> Any:
     except UnicodeDecodeError:
         return "0x" + payload.hex()
     try:
-        return json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return text
+    return value if _is_shallow(text, value) else text
+
+
+def _is_shallow(text: str, value: Any) -> bool:
+    """Whether a parsed value can be written again without recursing too deeply."""
+    if text.count("[") + text.count("{") <= DEPTH_MAX:
+        return True
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -17,6 +17,8 @@ def verify_archive(path: Path, as_json: bool) -> int:
             report = verify(path, advance)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file or folder") from None
+    if not report.segments and report.ok and not path.is_dir():
+        raise ConfigError(f"{path}: not a segment, nor a folder with segments")
     if as_json:
         whole = report.to_dict()
         print_json({key: whole[key] for key in ("ok", "segments", "events", "damaged")})
