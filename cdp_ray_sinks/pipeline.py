@@ -269,6 +269,13 @@ class Pipeline:
             "sinks": sinks,
         }
 
+    def lane_metrics(self) -> dict[str, MetricsSnapshot]:
+        """What each sink's own lanes counted since their processes began."""
+        return {
+            name: sum((report["metrics"] for report in reports), MetricsSnapshot())
+            for name, reports in self._supervisor.reports().items()
+        }
+
     def status(self) -> dict[str, Any]:
         """The pipeline's actors and what each reports; also while it runs elsewhere."""
         return _status(self.config.pipeline.name, self.config.ray.namespace)

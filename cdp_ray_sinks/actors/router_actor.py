@@ -24,8 +24,8 @@ _LOST = (ray.exceptions.RayError, CdpError)
 class RayLaneLink:
     """A lane actor as the router sees it; whatever goes wrong means asking again."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, actor_name: str, namespace: str) -> None:
+        self._handle = _find(actor_name, namespace)
 
     async def hello(self, router_id: str, session: int) -> None:
         """Begin a session. Raises LaneLostError."""
@@ -46,28 +46,39 @@ class RayLaneLink:
 class LoneLane:
     """The places of a sink with one lane."""
 
-    def __init__(self, name: str, handle: Any) -> None:
-        self._name = name
-        self._link = RayLaneLink(handle)
+    def __init__(self, actor_name: str, namespace: str) -> None:
+        self._actor_name = actor_name
+        self._namespace = namespace
 
     async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
-        """The one lane."""
-        return self._name, self._link
+        """The one lane. Raises LaneLostError when its actor is not there."""
+        return self._actor_name, RayLaneLink(self._actor_name, self._namespace)
 
 
 class ChainLanes:
     """The places of a sink with chains: its sink actor is asked."""
 
-    def __init__(self, sink_actor: Any) -> None:
-        self._sink_actor = sink_actor
+    def __init__(self, actor_name: str, namespace: str) -> None:
+        self._actor_name = actor_name
+        self._namespace = namespace
+        self._sink_actor: Any = None
 
     async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
         """The chain of a workspace. Raises LaneLostError while the sink actor is away."""
+        if self._sink_actor is None:
+            self._sink_actor = _find(self._actor_name, self._namespace)
         try:
-            name, handle = await self._sink_actor.place.remote(workspace_id)
+            name: str = await self._sink_actor.place.remote(workspace_id)
         except _LOST as error:
             raise LaneLostError(_first_line(error)) from None
-        return name, RayLaneLink(handle)
+        return name, RayLaneLink(name, self._namespace)
+
+
+def _find(actor_name: str, namespace: str) -> Any:
+    try:
+        return ray.get_actor(actor_name, namespace)
+    except ValueError:
+        raise LaneLostError(f"there is no actor {actor_name!r}") from None
 
 
 class RouterActor:
@@ -81,19 +92,17 @@ class RouterActor:
         """The router, made on first use because it belongs to the event loop."""
         if self._router is None:
             spec = self._spec
-            sinks = {
-                name: SinkRoute(
+            sinks = {}
+            for name, config in spec.sinks.items():
+                places = ChainLanes if config.one_lane_per_workspace else LoneLane
+                sinks[name] = SinkRoute(
                     name,
                     config.one_lane_per_workspace,
                     config.required,
                     config.on_full,
                     config.max_in_flight_bytes,
-                    ChainLanes(spec.handles[name])
-                    if config.one_lane_per_workspace
-                    else LoneLane(name, spec.handles[name]),
+                    places(spec.actors[name], spec.namespace),
                 )
-                for name, config in spec.sinks.items()
-            }
             self._router = Router(
                 spec.name,
                 spec.table,

@@ -65,21 +65,21 @@ class SinkActor:
     def __init__(self, spec: SinkSpec) -> None:
         self._spec = spec
         self._placement = Placement(spec.chain_actors_max)
-        self._handles: dict[int, Any] = {}
+        self._running: set[int] = set()
         self._wishes: dict[int, int] = {}
         self._is_adopted = False
         self._changed = asyncio.Condition()
 
-    async def place(self, workspace_id: int) -> tuple[str, Any]:
-        """The chain actor of a workspace: its lane name and handle; waits until it is there."""
+    async def place(self, workspace_id: int) -> str:
+        """The name of the chain actor of a workspace; waits until that runs."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._is_adopted)
             chain = self._placement.chain_of(workspace_id)
-            if chain not in self._handles and chain not in self._wishes:
+            if chain not in self._running and chain not in self._wishes:
                 self._wishes[chain] = workspace_id
                 self._changed.notify_all()
-            await self._changed.wait_for(lambda: chain in self._handles)
-            return f"{self._spec.sink_name}.chain-{chain}", self._handles[chain]
+            await self._changed.wait_for(lambda: chain in self._running)
+            return f"{self._spec.chain_prefix}{chain}"
 
     async def wishes(self) -> tuple[bool, dict[int, int]]:
         """Whether `adopt` was called, and the chains wanted: number to the workspace it is for.
@@ -94,12 +94,12 @@ class SinkActor:
                 )
             return self._is_adopted, dict(self._wishes)
 
-    async def adopt(self, assigned: dict[int, int], handles: dict[int, Any]) -> None:
+    async def adopt(self, assigned: dict[int, int], running: list[int]) -> None:
         """Know these chains: all that there are, after a start or a restart."""
         async with self._changed:
             self._placement.adopt(assigned)
-            self._handles.update(handles)
-            for chain in handles:
+            self._running.update(running)
+            for chain in running:
                 self._wishes.pop(chain, None)
             self._is_adopted = True
             self._changed.notify_all()
@@ -110,4 +110,4 @@ class SinkActor:
 
     async def report(self) -> dict[str, Any]:
         """How many workspaces and chains there are."""
-        return {"workspaces": len(self._placement.assigned), "chains": len(self._handles)}
+        return {"workspaces": len(self._placement.assigned), "chains": len(self._running)}

@@ -44,7 +44,7 @@ class SourceActor:
         self._source = config.build(SourceContext(spec.source_name))
         self._producer = Producer(
             spec.source_name,
-            RayRouterLink(spec.router),
+            RayRouterLink(ray.get_actor(spec.router, spec.namespace)),
             random.random,
             limits=ProducerLimits(**spec.limits),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from cdp_ray_sinks.routing.table import RoutingTable
 from cdp_ray_sinks.sinks.base import SinkConfig
@@ -36,21 +36,27 @@ class LaneSpec:
 
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
-    """The control plane of a sink with a lane per workspace."""
+    """The control plane of a sink with a lane per workspace; its chains' names begin with
+    `chain_prefix`, their numbers follow."""
 
     name: str
+    chain_prefix: str
     sink_name: str
     chain_actors_max: int
 
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """A router: the rules, and an actor handle per sink."""
+    """A router: the rules, and the name of an actor per sink.
+
+    Names and not handles: a handle in the arguments would tie restarts to the object store.
+    """
 
     name: str
     table: RoutingTable
     sinks: dict[str, SinkConfig]
-    handles: dict[str, Any]
+    actors: dict[str, str]
+    namespace: str
     group_batches_max: int
     group_bytes_max: int
 
@@ -62,5 +68,6 @@ class SourceSpec:
     name: str
     source_name: str
     config: SourceConfig
-    router: Any
+    router: str
+    namespace: str
     limits: dict[str, int] = field(default_factory=dict)

@@ -60,6 +60,17 @@ class Supervisor:
         self.router: Any = None
         self.sources: dict[str, Any] = {}
 
+    @property
+    def router_name(self) -> str:
+        """The router's actor name."""
+        return f"{self._name}/router"
+
+    def _sink_actor_name(self, sink_name: str) -> str:
+        return f"{self._name}/sink/{sink_name}"
+
+    def _chain_prefix(self, sink_name: str) -> str:
+        return f"{self._name}/chain/{sink_name}/"
+
     # -- start ------------------------------------------------------------------------
 
     def start_sinks(self, actors_max: int) -> None:
@@ -70,12 +81,14 @@ class Supervisor:
         opening = []
         for name, config in self._config.active_sinks().items():
             if config.one_lane_per_workspace:
-                spec = SinkSpec(f"{self._name}/sink/{name}", name, actors_max)
+                spec = SinkSpec(
+                    self._sink_actor_name(name), self._chain_prefix(name), name, actors_max
+                )
                 self._sink_actors[name] = self._create(SinkActor, spec.name, spec)
                 self._chains[name], self._assigned[name] = {}, {}
                 opening.append(self._create_chain(name, config, 0))
             else:
-                lane = self._create_lane(f"{self._name}/sink/{name}", "sink", name, config)
+                lane = self._create_lane(self._sink_actor_name(name), "sink", name, config)
                 self._lanes[name] = lane
                 opening.append(lane)
         try:
@@ -93,10 +106,11 @@ class Supervisor:
         """Create the router over the sinks' actors."""
         delivery = self._config.delivery
         spec = RouterSpec(
-            f"{self._name}/router",
+            self.router_name,
             self._config.routing_table(),
             self._config.active_sinks(),
-            {**self._lanes, **self._sink_actors},
+            {name: self._sink_actor_name(name) for name in self._config.active_sinks()},
+            self._config.ray.namespace,
             delivery.group_batches_max,
             delivery.group_bytes_max,
         )
@@ -114,7 +128,14 @@ class Supervisor:
             "inline_bytes_max": delivery.inline_bytes_max,
         }
         for name, config in self._config.active_sources().items():
-            spec = SourceSpec(f"{self._name}/source/{name}", name, config, self.router, limits)
+            spec = SourceSpec(
+                f"{self._name}/source/{name}",
+                name,
+                config,
+                self.router_name,
+                self._config.ray.namespace,
+                limits,
+            )
             self.sources[name] = self._create(
                 SourceActor,
                 spec.name,
@@ -168,7 +189,7 @@ class Supervisor:
         with self._lock:
             handle = self._chains[sink_name].get(chain)
             if handle is None:
-                name = f"{self._name}/chain/{sink_name}/{chain}"
+                name = f"{self._chain_prefix(sink_name)}{chain}"
                 handle = self._create_lane(name, "chain", sink_name, config)
                 self._chains[sink_name][chain] = handle
         return handle

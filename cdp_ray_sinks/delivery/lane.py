@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock
@@ -31,6 +32,9 @@ from cdp_ray_sinks.metrics import MetricsSnapshot, SinkMetrics
 from cdp_ray_sinks.sinks.base import KeepsLedger, Sink
 
 TICK_MS = 1_000
+
+Messages: TypeAlias = tuple[int, ...] | None
+"""0-based places of messages in a batch; None = all."""
 
 
 class Lane:

@@ -103,14 +103,19 @@ class Producer:
             raise
         return self._enqueue([(header, payload) for header in headers], hold)
 
+    def put(self, pack: Pack) -> Payload:
+        """A pack in the object store, for `submit_reference`; gone when it is let go of."""
+        return self._link.put(pack)
+
     def submit_reference(
         self, headers: Sequence[BatchHeader], payload: Payload
     ) -> list[BatchTicket]:
         """Take batches whose pack already lies in the object store, owned by the caller.
 
-        The caller keeps the object alive until the tickets are done.
+        The caller keeps the object alive until the tickets are done; it weighs nothing in
+        this producer's window of bytes.
         """
-        hold = Hold(sum(header.record_bytes for header in headers), len(headers))
+        hold = Hold(0, len(headers))
         self._admit(hold, headers)
         return self._enqueue([(header, payload) for header in headers], hold)
 
@@ -301,6 +306,7 @@ class Producer:
         """Find the router again and queue all that is unsettled, in order."""
         backoff, attempt = Backoff(delay_ms_max=1_000), 0
         session = self._clock.now_ms() * 1000 + int(self._random() * 1000)
+        session = max(session, self._session + 1)
         while not self._closed:
             try:
                 self._link.begin(self._producer, session)
@@ -312,7 +318,7 @@ class Producer:
         with self._changed:
             if self._session:
                 self.resends += len(self._flights)
-            self._session, self._number = max(session, self._session + 1), 0
+            self._session, self._number = session, 0
             self._lingering = []
             self._queue = deque(self._flights.values())
             self._in_doubt = False

@@ -105,9 +105,8 @@ class LaneSender:
         self.last_error: str | None = None
 
     def offer(self, batch: RoutedBatch) -> None:
-        """Queue a batch; the queue is bounded by the windows of the producers."""
+        """Queue a batch that the budget counts as queued; the producers' windows bound it."""
         self._queue.append(batch)
-        self._budget.queued_bytes += batch.header.record_bytes
         self._changed.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())

@@ -201,6 +201,7 @@ class Router:
 
     def _offer(self, sink: SinkRoute, batch: RoutedBatch) -> None:
         """Queue a batch at its lane; the first of a workspace waits until that has a lane."""
+        self._budgets[sink.name].queued_bytes += batch.header.record_bytes
         workspace_id = batch.header.workspace_id if sink.by_workspace else 0
         key = (sink.name, workspace_id)
         sender = self._placed.get(key)

@@ -1,0 +1,1 @@
+"""Measurements behind the README's figures: paths against their physical limits."""

@@ -1,0 +1,333 @@
+"""What the router promises: every sink gets its batches in order, whatever happens to a lane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cdp_ray_sinks.batch.batch import BatchHeader, Pack
+from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, Group, make_group
+from cdp_ray_sinks.errors import SequenceGapError
+from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
+from cdp_ray_sinks.routing.router import Router, SinkRoute
+from cdp_ray_sinks.routing.table import RoutingTable
+
+PRODUCER = b"p" * 16
+PACK = Pack(np.zeros(100, np.uint8), np.array([0, 100], np.uint64))
+
+
+def header(sequence: int, workspace_id: int = 1, record_bytes: int = 100) -> BatchHeader:
+    return BatchHeader(
+        PRODUCER, 1, sequence, 1, 2, workspace_id, "s", 0, 1, 1, record_bytes, sequence
+    )
+
+
+def group(*headers: BatchHeader) -> Group:
+    return make_group([(h, PACK) for h in headers], [(PRODUCER, 1, headers[0].sequence)])
+
+
+class FakeLane:
+    """Keeps what it is pushed; `gate` holds answers back, `fail` loses the lane."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.groups: list[int] = []
+        self.sessions: list[int] = []
+        self.lows: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fail: Callable[[int], bool] = lambda number: False
+        self._next = 1
+
+    async def hello(self, router_id: str, session: int) -> None:
+        self.sessions.append(session)
+        self._next = 1
+
+    async def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
+        assert session == self.sessions[-1]
+        if self.fail(number):
+            raise LaneLostError("gone")
+        assert number == self._next
+        self._next += 1
+        self.taken += [h.sequence for h in group.headers]
+        self.lows += [low for _, _, low in group.lows]
+        self.groups.append(len(group.headers))
+        await self.gate.wait()
+        return [DURABLE] * len(group.headers)
+
+
+class Places:
+    """Finds lanes: one per workspace, or the same for all."""
+
+    def __init__(self, lanes: dict[int, FakeLane] | FakeLane) -> None:
+        self._lanes = lanes
+        self.away = 0
+
+    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
+        if self.away:
+            self.away -= 1
+            raise LaneLostError("nobody there")
+        if isinstance(self._lanes, FakeLane):
+            return "lane", self._lanes
+        return f"lane-{workspace_id}", self._lanes[workspace_id]
+
+
+def make_router(
+    sinks: dict[str, Places], *, drop: set[str] = frozenset(), optional: set[str] = frozenset(),
+    by_workspace: bool = False, in_flight_bytes_max: int = 1000, **options: Any,
+) -> Router:  # fmt: skip
+    sessions = iter(range(1, 1000))
+    routes = {
+        name: SinkRoute(
+            name, by_workspace, name not in optional, "drop" if name in drop else "block",
+            in_flight_bytes_max, places,
+        )
+        for name, places in sinks.items()
+    }  # fmt: skip
+    router = Router(
+        "r", RoutingTable(tuple(sinks)), routes, lambda: 0.0, lambda: next(sessions), **options
+    )
+    router.begin(PRODUCER, 1)
+    return router
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 10))
+
+
+def test_a_group_is_answered_when_every_sink_has_it() -> None:
+    """Outcomes name each sink, and nothing stays in the router."""
+
+    async def scenario() -> None:
+        one, two = FakeLane(), FakeLane()
+        router = make_router({"one": Places(one), "two": Places(two)})
+        answer = await router.route(PRODUCER, 1, 1, group(header(0), header(1)))
+        assert answer.outcomes == [(("one", DURABLE), ("two", DURABLE))] * 2
+        assert answer.is_complete == [True, True]
+        assert one.taken == two.taken == [0, 1]
+        assert router.state()["in_router"] == 0
+
+    run(scenario())
+
+
+def test_what_queues_up_while_pushes_are_under_way_goes_as_one_group() -> None:
+    """Natural grouping: two pushes in flight, the rest waits and goes together."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        lane.gate.clear()
+        router = make_router({"one": Places(lane)}, in_flight_bytes_max=100_000)
+        calls = []
+        for n in range(12):
+            call = router.route(PRODUCER, 1, n + 1, group(header(n)))
+            calls.append(asyncio.ensure_future(call))
+            await asyncio.sleep(0.001)
+        assert lane.groups == [1, 1]
+        lane.gate.set()
+        await asyncio.gather(*calls)
+        assert lane.taken == list(range(12))
+        assert lane.groups == [1, 1, 10]
+
+    run(scenario())
+
+
+def test_a_lost_lane_gets_everything_unanswered_again_in_order() -> None:
+    """After a loss: hello with a new session, then all unanswered batches from the first."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        losses = iter([False, True, True, False])
+        lane.fail = lambda number: next(losses, False)
+        router = make_router({"one": Places(lane)}, group_batches_max=2, in_flight_bytes_max=10**6)
+        calls = []
+        for n in range(9):
+            call = router.route(PRODUCER, 1, n + 1, group(header(n)))
+            calls.append(asyncio.ensure_future(call))
+            await asyncio.sleep(0.001)
+        answers = await asyncio.gather(*calls)
+        assert all(a.is_complete == [True] for a in answers)
+        assert sorted(set(lane.taken)) == list(range(9))
+        assert lane.taken == sorted(lane.taken)
+        assert len(lane.sessions) >= 2
+        assert lane.sessions == sorted(set(lane.sessions))
+
+    run(scenario())
+
+
+def test_a_lane_that_is_away_is_waited_for() -> None:
+    """No lane to be found is a reason to ask again, not to fail."""
+
+    async def scenario() -> None:
+        lane, places = FakeLane(), None
+        places = Places(lane)
+        places.away = 3
+        router = make_router({"one": places})
+        answer = await router.route(PRODUCER, 1, 1, group(header(0)))
+        assert answer.outcomes == [(("one", DURABLE),)]
+
+    run(scenario())
+
+
+def test_a_stuck_workspace_does_not_hold_up_another() -> None:
+    """Each workspace has its lane; only the stuck one waits."""
+
+    async def scenario() -> None:
+        stuck, free = FakeLane(), FakeLane()
+        stuck.gate.clear()
+        router = make_router({"one": Places({1: stuck, 2: free})}, by_workspace=True)
+        waiting = asyncio.ensure_future(router.route(PRODUCER, 1, 1, group(header(0, 1))))
+        answer = await router.route(PRODUCER, 1, 2, group(header(1, 2)))
+        assert answer.is_complete == [True]
+        assert not waiting.done()
+        stuck.gate.set()
+        await waiting
+
+    run(scenario())
+
+
+def test_a_sink_never_has_more_bytes_in_flight_than_its_budget() -> None:
+    """With block, what does not fit waits in the router."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        lane.gate.clear()
+        router = make_router({"one": Places(lane)}, in_flight_bytes_max=300)
+        call = asyncio.ensure_future(
+            router.route(PRODUCER, 1, 1, group(*(header(n) for n in range(10))))
+        )
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert router.state()["sinks"]["one"]["in_flight_bytes"] <= 300
+        assert len(lane.taken) <= 3
+        lane.gate.set()
+        await call
+        assert lane.taken == list(range(10))
+        assert router.state()["sinks"]["one"]["in_flight_bytes"] == 0
+
+    run(scenario())
+
+
+def test_drop_lets_go_of_what_exceeds_the_budget_and_says_so() -> None:
+    """A full sink with on_full = drop never holds the others up."""
+
+    async def scenario() -> None:
+        slow, fast = FakeLane(), FakeLane()
+        slow.gate.clear()
+        router = make_router(
+            {"slow": Places(slow), "fast": Places(fast)}, drop={"slow"}, optional={"slow"},
+            in_flight_bytes_max=250,
+        )  # fmt: skip
+        answer = await router.route(PRODUCER, 1, 1, group(*(header(n) for n in range(5))))
+        assert [dict(o)["fast"] for o in answer.outcomes] == [DURABLE] * 5
+        dropped = [n for n, o in enumerate(answer.outcomes) if dict(o).get("slow") == DROPPED]
+        assert dropped == [2, 3, 4]
+        assert answer.is_complete == [False, False, True, True, True]
+        slow.gate.set()
+        later = await router.settled([header(0).batch_id, header(1).batch_id])
+        assert [dict(o)["slow"] for o in later.outcomes] == [DURABLE, DURABLE]
+        assert router.state()["in_router"] == 0
+
+    run(scenario())
+
+
+def test_an_optional_sink_does_not_hold_up_the_answer() -> None:
+    """The call answers for required sinks; `settled` answers for all."""
+
+    async def scenario() -> None:
+        slow, fast = FakeLane(), FakeLane()
+        slow.gate.clear()
+        router = make_router({"slow": Places(slow), "fast": Places(fast)}, optional={"slow"})
+        answer = await router.route(PRODUCER, 1, 1, group(header(0)))
+        assert answer.outcomes == [(("fast", DURABLE),)]
+        assert answer.is_complete == [False]
+        slow.gate.set()
+        later = await router.settled([header(0).batch_id])
+        assert later.outcomes == [(("fast", DURABLE), ("slow", DURABLE))]
+
+    run(scenario())
+
+
+def test_settled_refuses_batches_it_does_not_know() -> None:
+    """A restarted router says so instead of never answering."""
+
+    async def scenario() -> None:
+        router = make_router({"one": Places(FakeLane())})
+        with pytest.raises(SequenceGapError, match="not known"):
+            await router.settled([header(5).batch_id])
+
+    run(scenario())
+
+
+def test_a_resent_batch_that_is_still_in_the_router_is_not_pushed_twice() -> None:
+    """Same id in flight: both calls get the one answer."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        lane.gate.clear()
+        router = make_router({"one": Places(lane)})
+        first = asyncio.ensure_future(router.route(PRODUCER, 1, 1, group(header(0))))
+        await asyncio.sleep(0.01)
+        router.begin(PRODUCER, 2)
+        second = asyncio.ensure_future(router.route(PRODUCER, 2, 1, group(header(0))))
+        await asyncio.sleep(0.01)
+        lane.gate.set()
+        assert (await first).outcomes == (await second).outcomes
+        assert lane.taken == [0]
+
+    run(scenario())
+
+
+def test_calls_that_overtake_each_other_are_taken_in_order() -> None:
+    """Call 2 waits for call 1."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        router = make_router({"one": Places(lane)})
+        second = asyncio.ensure_future(router.route(PRODUCER, 1, 2, group(header(1))))
+        await asyncio.sleep(0.01)
+        await router.route(PRODUCER, 1, 1, group(header(0)))
+        await second
+        assert lane.taken == [0, 1]
+
+    run(scenario())
+
+
+def test_a_call_of_an_older_session_is_refused() -> None:
+    """Its producer has begun anew; the call is a ghost."""
+
+    async def scenario() -> None:
+        router = make_router({"one": Places(FakeLane())})
+        router.begin(PRODUCER, 2)
+        with pytest.raises(SequenceGapError, match="session 1"):
+            await router.route(PRODUCER, 1, 1, group(header(0)))
+
+    run(scenario())
+
+
+def test_a_batch_that_no_sink_wants_is_complete_at_once() -> None:
+    """Routing to nothing is a decision, not a leak."""
+
+    async def scenario() -> None:
+        router = make_router({"one": Places(FakeLane())})
+        router._table = RoutingTable(())
+        answer = await router.route(PRODUCER, 1, 1, group(header(0)))
+        assert answer.outcomes == [()]
+        assert answer.is_complete == [True]
+
+    run(scenario())
+
+
+def test_the_producers_low_travels_with_each_push() -> None:
+    """Lanes prune their ledgers by it."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        router = make_router({"one": Places(lane)})
+        await router.route(PRODUCER, 1, 1, group(header(7)))
+        assert lane.lows == [7]
+
+    run(scenario())
