@@ -32,7 +32,13 @@ from cdp_ray_sinks.batch.kernels.facts import (
     MESSAGE_OK,
     MESSAGE_UNKNOWN_KEY,
 )
-from cdp_ray_sinks.batch.kernels.memory import load_u16, load_u32, load_u64
+from cdp_ray_sinks.batch.kernels.memory import (
+    address_of,
+    load_u8,
+    load_u16,
+    load_u32,
+    load_u64,
+)
 from cdp_ray_sinks.batch.kernels.tables import (
     INVALID,
     OK,
@@ -53,6 +59,8 @@ SLOT_SOURCE_IP = 5
 _KEY_BYTES = 16
 _KEY_LOW, _KEY_HIGH, _KEY_WORKSPACE = 0, 1, 2
 KEY_TABLE_COLUMNS = 3
+
+_NOTHING = (False, -1, -1, 0, 0)
 
 TALLY_OK = 0
 TALLY_MALFORMED = 1
@@ -99,7 +107,7 @@ def _key_is_apart(buffer, start, end, table, vtable, key, data, source_ip):  # t
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def _key_slot(low, high, capacity):  # type: ignore[no-untyped-def]
     """First place to look for a key in a table of `capacity` (a power of two) rows."""
     mixed = (low ^ (high * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xD6E8FEB86659FD93)
@@ -107,21 +115,22 @@ def _key_slot(low, high, capacity):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def find_workspace(buffer, key, key_table):  # type: ignore[no-untyped-def]
+def find_workspace(buffer, key, key_table, capacity):  # type: ignore[no-untyped-def]
     """The workspace of the 16 key bytes at `key`, 0 when unknown.
 
-    A row is compared whole, without leaving early: how long it takes tells nothing
-    about how many leading bytes of a guess were right.
+    `buffer` and `key_table` (of `capacity` rows) are arrays or addresses. A row is
+    compared whole, without leaving early: how long it takes tells nothing about how many
+    leading bytes of a guess were right.
     """
     low = load_u64(buffer, key)
     high = load_u64(buffer, key + 8)
-    capacity = len(key_table)
     place = _key_slot(low, high, capacity)
     for _ in range(capacity):
-        workspace = key_table[place, _KEY_WORKSPACE]
+        row = 8 * KEY_TABLE_COLUMNS * place
+        workspace = load_u64(key_table, row + 8 * _KEY_WORKSPACE)
         if workspace == 0:
-            return np.int64(0)
-        difference = (key_table[place, _KEY_LOW] ^ low) | (key_table[place, _KEY_HIGH] ^ high)
+            break
+        difference = (load_u64(key_table, row) ^ low) | (load_u64(key_table, row + 8) ^ high)
         if difference == 0:
             return np.int64(workspace)
         place = (place + 1) & (capacity - 1)
@@ -158,47 +167,35 @@ def key_table_of(keys: bytes, workspaces: list[int]) -> NDArray[np.uint64]:
 
 
 @njit(nogil=True, cache=True)
-def _check_envelope(buffer, start, end, key_table, workspace, facts, row):  # type: ignore[no-untyped-def]
-    """Fill one row of `facts` from the message buffer[start:end]."""
-    facts[row, FACT_STATUS] = MESSAGE_MALFORMED
+def _check_envelope(buffer, start, end):  # type: ignore[no-untyped-def]
+    """What the envelope of the message buffer[start:end] says; `buffer` is an address.
+
+    Returns (is valid, position of the key, of the address or -1, schema type, version).
+    """
     table = root_table(buffer, start, end)
     if table < 0:
-        return
+        return _NOTHING
     vtable = vtable_of(buffer, table, start, end)
     if vtable < 0:
-        return
+        return _NOTHING
     key_vector = vector(buffer, table, vtable, SLOT_API_KEY, 1, end)
     data = vector(buffer, table, vtable, SLOT_DATA, 1, end)
     source_ip = vector(buffer, table, vtable, SLOT_SOURCE_IP, 1, end)
     if key_vector < 0 or data < 0 or source_ip == INVALID:
-        return
+        return _NOTHING
     if load_u32(buffer, key_vector) != _KEY_BYTES:
-        return
+        return _NOTHING
     key = key_vector + 4
     if not _key_is_apart(buffer, start, end, table, vtable, key, data, source_ip):
-        return
+        return _NOTHING
     schema_position = field(buffer, table, vtable, SLOT_SCHEMA_TYPE, 1, end)
     version_position = field(buffer, table, vtable, SLOT_VERSION, 1, end)
-    schema_type = int(buffer[schema_position]) if schema_position >= 0 else 0
-    if workspace == 0:
-        workspace = find_workspace(buffer, key, key_table)
-    facts[row, FACT_SCHEMA_TYPE] = schema_type
-    facts[row, FACT_VERSION] = int(buffer[version_position]) if version_position >= 0 else 0
-    facts[row, FACT_WORKSPACE] = workspace
-    facts[row, FACT_KEY_OFFSET] = key - start
-    facts[row, FACT_SOURCE_IP_OFFSET] = -1
+    schema_type = load_u8(buffer, schema_position) if schema_position >= 0 else 0
+    version = load_u8(buffer, version_position) if version_position >= 0 else 0
+    address = -1
     if source_ip >= 0 and load_u32(buffer, source_ip) == 16:
-        facts[row, FACT_SOURCE_IP_OFFSET] = source_ip + 4 - start
-    if workspace == 0:
-        facts[row, FACT_STATUS] = MESSAGE_UNKNOWN_KEY
-        return
-    status, events, types, earliest, latest = count_message(buffer, start, end, schema_type)
-    facts[row, FACT_EVENT_COUNT] = events
-    facts[row, FACT_EVENT_TYPES] = types
-    facts[row, FACT_TIME_MIN] = earliest
-    facts[row, FACT_TIME_MAX] = latest
-    facts[row, FACT_IS_DECODABLE] = 1 if status in (OK, WRONG_SCHEMA) else 0
-    facts[row, FACT_STATUS] = MESSAGE_OK
+        address = source_ip + 4
+    return True, key, address, schema_type, version
 
 
 @njit(nogil=True, cache=True)
@@ -209,33 +206,48 @@ def check_envelopes(  # type: ignore[no-untyped-def]
 
     `workspace` 0: each message's key is looked up in `key_table`. Otherwise the messages
     are known to be that workspace's, and keys are not looked at.
+
     A message whose envelope is valid but whose data does not decode is ok: it has no
     events, and is kept as received. So is one of a schema that we do not know.
     """
     tally[:] = 0
+    bytes_at, keys_at = address_of(buffer), address_of(key_table)
     is_one_group = True
     for row in range(count):
-        start, length = starts[row], lengths[row]
+        start, end = starts[row], starts[row] + lengths[row]
         facts[row, :] = -1
         facts[row, FACT_STATUS] = MESSAGE_MALFORMED
-        if length > 0 and start >= 0 and start + length <= len(buffer):
-            _check_envelope(buffer, start, start + length, key_table, workspace, facts, row)
-        status = facts[row, FACT_STATUS]
-        if status == MESSAGE_OK:
-            tally[TALLY_OK] += 1
-            tally[TALLY_EVENT_COUNT] += facts[row, FACT_EVENT_COUNT]
-            if facts[row, FACT_IS_DECODABLE] == 0:
-                tally[TALLY_UNDECODABLE] += 1
-            if (
-                facts[row, FACT_WORKSPACE] != facts[0, FACT_WORKSPACE]
-                or facts[row, FACT_SCHEMA_TYPE] != facts[0, FACT_SCHEMA_TYPE]
-            ):
-                is_one_group = False
-        elif status == MESSAGE_UNKNOWN_KEY:
+        is_valid, key, address, schema_type, version = _NOTHING
+        if 0 <= start < end <= len(buffer):
+            is_valid, key, address, schema_type, version = _check_envelope(bytes_at, start, end)
+        if not is_valid:
+            tally[TALLY_MALFORMED] += 1
+            is_one_group = False
+            continue
+        owner = workspace
+        if owner == 0:
+            owner = find_workspace(bytes_at, key, keys_at, len(key_table))
+        facts[row, FACT_SCHEMA_TYPE] = schema_type
+        facts[row, FACT_VERSION] = version
+        facts[row, FACT_WORKSPACE] = owner
+        facts[row, FACT_KEY_OFFSET] = key - start
+        facts[row, FACT_SOURCE_IP_OFFSET] = address - start if address >= 0 else -1
+        if owner == 0:
+            facts[row, FACT_STATUS] = MESSAGE_UNKNOWN_KEY
             tally[TALLY_UNKNOWN_KEY] += 1
             is_one_group = False
-        else:
-            tally[TALLY_MALFORMED] += 1
+            continue
+        status, events, types, earliest, latest = count_message(bytes_at, start, end, schema_type)
+        facts[row, FACT_STATUS] = MESSAGE_OK
+        facts[row, FACT_EVENT_COUNT] = events
+        facts[row, FACT_EVENT_TYPES] = types
+        facts[row, FACT_TIME_MIN] = earliest
+        facts[row, FACT_TIME_MAX] = latest
+        facts[row, FACT_IS_DECODABLE] = 1 if status in (OK, WRONG_SCHEMA) else 0
+        tally[TALLY_OK] += 1
+        tally[TALLY_EVENT_COUNT] += events
+        tally[TALLY_UNDECODABLE] += 1 - facts[row, FACT_IS_DECODABLE]
+        if owner != facts[0, FACT_WORKSPACE] or schema_type != facts[0, FACT_SCHEMA_TYPE]:
             is_one_group = False
     tally[TALLY_IS_ONE_GROUP] = 1 if is_one_group else 0
 
