@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -28,3 +30,16 @@ def captures() -> Path:
     if not folder:
         pytest.skip("CDP_CAPTURES names no folder of captured client bytes")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def maker() -> Any:
+    """Makes messages, batches and archives by hand: the `Maker` of archive_maker.py."""
+    # Tests are no package, so a file beside them is not there to be imported.
+    path = Path(__file__).with_name("archive_maker.py")
+    spec = spec_from_file_location("archive_maker", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Maker()

@@ -55,10 +55,18 @@ class RecordScan:
     """Walks the records of `records[start:end]`; `position` is the end of the last good one.
 
     `report` gets what ends the walk early: a torn record, a size that can't be, a record
-    without a message (which is how zeros look).
+    without a message (which is how zeros look). `run` may be shared by scans one after
+    the other; it must hold MESSAGE_COUNT_MAX messages.
     """
 
-    def __init__(self, records: Bytes, path: Path, workspace_id: int, report: Report) -> None:
+    def __init__(
+        self,
+        records: Bytes,
+        path: Path,
+        workspace_id: int,
+        report: Report,
+        run: MessageRun | None = None,
+    ) -> None:
         from cdp_ray_sinks.batch.kernels.cache import readonly
         from cdp_ray_sinks.batch.message_run import MessageRun
 
@@ -66,7 +74,7 @@ class RecordScan:
         self._path = path
         self._workspace_id = workspace_id
         self._report = report
-        self._run: MessageRun = MessageRun(MESSAGE_COUNT_MAX)
+        self._run: MessageRun = run or MessageRun(MESSAGE_COUNT_MAX)
         self.position = 0
 
     def batches(

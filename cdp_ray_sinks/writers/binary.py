@@ -72,14 +72,20 @@ class Message(NamedTuple):
 
 
 class BinaryWriter:
-    """Writes batches as they are: the segment's bytes are the batches' own records."""
+    """Writes batches as they are: the segment's bytes are the batches' own records.
+
+    Segments are named `{prefix}.bin`.
+    """
 
     suffix: ClassVar[str] = ".bin"
     index_flags: ClassVar[int] = 0
 
+    def __init__(self, prefix: str = "data") -> None:
+        self.prefix = prefix
+
     def stream_of(self, header: BatchHeader) -> str:
         """All batches go into one stream, whatever their schema."""
-        return "data"
+        return self.prefix
 
     def encode(self, batches: Sequence[Batch]) -> list[memoryview]:
         """The batches' record buffers, nothing copied."""
