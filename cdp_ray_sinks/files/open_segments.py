@@ -96,12 +96,12 @@ class OpenSegments:
         Raises OSError only if the marks can't be read.
         """
         self._inherited.clear()
-        marks = self._marks.read() or self._marks.unmarked_segments()
-        for mark in marks:
+        marked = self._marks.read()
+        for mark in marked or self._marks.unmarked_segments():
             found = self._inspect(mark)
             self._next_number = max(self._next_number, mark.segment_number + 1)
-            if found is None:
-                continue
+            if found is None or (found.header is None and not marked):
+                continue  # not readable, or nothing says that it is ours
             self._ledger.merge(found.ledger)
             if found.header is not None:
                 self._next_number = max(self._next_number, found.header.segment_number + 1)

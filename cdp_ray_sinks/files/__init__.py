@@ -1,0 +1,1 @@
+"""Where bytes rest: partitions, segments, commit indexes, chains, archives."""
