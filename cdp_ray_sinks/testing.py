@@ -1,0 +1,168 @@
+"""For tests of sinks, ours and yours: batches that can be told apart, a clock that waits.
+
+`check_sink` runs the promises of `sinks.base.Sink` on any sink; a sink of your own passes
+it before it goes behind an actor.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader
+from cdp_ray_sinks.batch.enums import LENGTH_BYTES, METADATA_BYTES, RECORD_PREFIX_BYTES
+from cdp_ray_sinks.clock import Clock
+from cdp_ray_sinks.files.commit_index import xxh3
+from cdp_ray_sinks.sinks.base import KeepsLedger, Sink, SinkConfig, SinkContext
+
+RECEIVED_AT_MS = 1_767_225_600_000
+"""2026-01-01 00:00 UTC."""
+TEST_PRODUCER = b"test-producer-id"
+
+
+class FakeClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, now_ms: int = RECEIVED_AT_MS) -> None:
+        self._now_ms = now_ms
+        self._monotonic_ms = 0
+
+    def now_ms(self) -> int:
+        """Wall time, milliseconds since the Unix epoch."""
+        return self._now_ms
+
+    def monotonic_ms(self) -> int:
+        """Milliseconds told so far."""
+        return self._monotonic_ms
+
+    def sleep_ms(self, duration_ms: int) -> None:
+        """Move on by so much, at once."""
+        self._now_ms += duration_ms
+        self._monotonic_ms += duration_ms
+
+
+def numbered_batch(
+    number: int,
+    workspace_id: int = 1,
+    record_bytes: int = 100_000,
+    messages: int = 1,
+    received_at_ms: int = RECEIVED_AT_MS,
+) -> Batch:
+    """A batch whose messages all begin with `number` (u64, little-endian) and differ by it.
+
+    `record_bytes` is that of each record, at least 36. The id is (TEST_PRODUCER, 1, number).
+    """
+    record = np.full(record_bytes, number % 251, np.uint8)
+    prefix = received_at_ms.to_bytes(8, "big") + bytes(10) + b"\xff\xff\x7f\x00\x00\x01"
+    prefix += (record_bytes - RECORD_PREFIX_BYTES).to_bytes(LENGTH_BYTES, "big")
+    record[:RECORD_PREFIX_BYTES] = np.frombuffer(prefix, np.uint8)
+    record[RECORD_PREFIX_BYTES : RECORD_PREFIX_BYTES + 8] = np.frombuffer(
+        number.to_bytes(8, "little"), np.uint8
+    )
+    records = np.tile(record, messages)
+    header = BatchHeader(
+        TEST_PRODUCER, 1, number, 1, 2, workspace_id, "test", received_at_ms, messages,
+        messages, len(records), xxh3(records),
+    )  # fmt: skip
+    offsets = np.arange(messages + 1, dtype=np.uint64) * np.uint64(record_bytes)
+    return Batch(header, records, offsets)
+
+
+def numbers_in(base: Path) -> list[int]:
+    """The numbers of all records in the .bin files under `base`, by size alone, in file order.
+
+    Uses neither index nor ledger. Raises ValueError at a torn tail.
+    """
+    found = []
+    for path in sorted(base.rglob("*.bin")):
+        data, position = path.read_bytes(), 0
+        while position < len(data):
+            size_at = position + METADATA_BYTES
+            message_at = size_at + LENGTH_BYTES
+            end = message_at + int.from_bytes(data[size_at:message_at], "big")
+            if end > len(data):
+                raise ValueError(f"{path} is torn at byte {position}")
+            found.append(int.from_bytes(data[message_at : message_at + 8], "little"))
+            position = end
+    return found
+
+
+def check_sink(
+    config: SinkConfig,
+    clock: Clock,
+    read_back: Callable[[], Sequence[int]] | None,
+) -> None:
+    """Assert what every sink promises. The destination must be empty.
+
+    `read_back` gives the numbers that are durable there, in the order of each workspace, one
+    per message; None for a sink that keeps nothing.
+    """
+    assert pickle.loads(pickle.dumps(config)) == config, "the config must travel to its node"
+    assert type(config).model_validate(config.model_dump()) == config
+
+    def lands(numbers: list[int]) -> None:
+        if read_back is not None:
+            assert sorted(read_back()) == sorted(numbers)
+
+    _check_empty_life(config, clock)
+    lands([])
+    sink = config.build(SinkContext("checked", clock))
+    sink.open()
+    expected = _write_each_size(sink)
+    lands(expected)
+    sink.flush()
+    sink.tick(clock.now_ms())
+    lands(expected)
+    _check_ledger(sink, expected)
+    sink.write(numbered_batch(900, 2, 64))
+    sink.close()
+    sink.close()
+    lands([*expected, 900])
+    _check_second_life(config, clock, [*expected, 900])
+    lands([*expected, 900, 901])
+
+
+def _check_empty_life(config: SinkConfig, clock: Clock) -> None:
+    """Opening, flushing nothing, ticking and closing twice does nothing."""
+    sink = config.build(SinkContext("checked", clock))
+    sink.open()
+    sink.flush()
+    assert sink.due_in_ms(clock.now_ms()) >= 0
+    sink.tick(clock.now_ms())
+    sink.close()
+    sink.close()
+
+
+def _write_each_size(sink: Sink) -> list[int]:
+    """One message, ten thousand, a very large one, two workspaces; then one flush."""
+    batches = [
+        numbered_batch(1, 1, 36),
+        numbered_batch(2, 1, 40, messages=10_000),
+        numbered_batch(3, 1, 16 * 1024 * 1024 + RECORD_PREFIX_BYTES),
+        numbered_batch(4, 2, 1_000),
+        numbered_batch(5, 1, 1_000),
+    ]
+    for batch in batches:
+        sink.write(batch)
+    sink.flush()
+    return [b.header.sequence for b in batches for _ in range(b.header.message_count)]
+
+
+def _check_ledger(sink: Sink, expected: Sequence[int]) -> None:
+    if isinstance(sink, KeepsLedger):
+        for batch in (numbered_batch(1, 1, 36), numbered_batch(5, 1, 1_000)):
+            h = batch.header
+            assert sink.ledger_for(1).has(h.producer, h.epoch, h.sequence, h.checksum)
+
+
+def _check_second_life(config: SinkConfig, clock: Clock, durable: Sequence[int]) -> None:
+    """A new sink over the same destination goes on where the first one ended."""
+    sink = config.build(SinkContext("checked", clock))
+    sink.open()
+    _check_ledger(sink, durable)
+    sink.write(numbered_batch(901, 1, 64))
+    sink.flush()
+    sink.close()

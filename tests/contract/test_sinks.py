@@ -1,0 +1,28 @@
+"""Every registered sink keeps every promise of a sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdp_ray_sinks.sinks.registry import SINKS, load_config
+from cdp_ray_sinks.testing import FakeClock, check_sink, numbers_in
+
+ReadBack = Callable[[], Sequence[int]] | None
+
+# How each type is configured for a test, and how its destination is read back.
+DESTINATIONS: dict[str, Callable[[Path], tuple[dict[str, Any], ReadBack]]] = {
+    "null": lambda folder: ({}, None),
+    "disk_binary": lambda folder: ({"path": folder}, lambda: numbers_in(folder)),
+}
+
+
+@pytest.mark.parametrize("sink_type", sorted(SINKS))
+def test_the_sink_keeps_its_promises(sink_type: str, tmp_path: Path) -> None:
+    """Opening, writing, flushing, closing, a second life; nothing lost, nothing twice."""
+    assert sink_type in DESTINATIONS, f"say here how to read back what {sink_type} wrote"
+    options, read_back = DESTINATIONS[sink_type](tmp_path / "destination")
+    check_sink(load_config(sink_type, options), FakeClock(), read_back)
