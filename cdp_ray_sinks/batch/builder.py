@@ -57,7 +57,7 @@ class BatchBuilder:
         self._records_bytes_max = records_bytes_max
         self._message_count_max = message_count_max
         self._records: Bytes = np.empty(min(_RECORDS_BYTES_FIRST, records_bytes_max), np.uint8)
-        self._offsets: Offsets = np.zeros(_OFFSETS_FIRST, np.uint64)
+        self._offsets: Offsets = np.zeros(min(_OFFSETS_FIRST, message_count_max + 1), np.uint64)
         self._totals: NDArray[np.int64] = np.zeros(TOTAL_COLUMNS, np.int64)
         self._checksum = xxhash.xxh3_64()
         self._received_at_ms = 0
@@ -158,7 +158,8 @@ class BatchBuilder:
         if wanted > self._records_bytes_max and self.message_count > 0:
             return False
         if self.message_count + 1 >= len(self._offsets):
-            offsets = np.zeros(2 * len(self._offsets), np.uint64)
+            offset_count = min(2 * len(self._offsets), self._message_count_max + 1)
+            offsets = np.zeros(offset_count, np.uint64)
             offsets[: self.message_count + 1] = self._offsets[: self.message_count + 1]
             self._offsets = offsets
         if wanted > len(self._records):

@@ -115,12 +115,12 @@ def _key_slot(low, high, capacity):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def find_workspace(buffer, key, key_table, capacity):  # type: ignore[no-untyped-def]
+def _find_workspace(buffer, key, key_table, capacity):  # type: ignore[no-untyped-def]
     """The workspace of the 16 key bytes at `key`, 0 when unknown.
 
-    `buffer` and `key_table` (of `capacity` rows) are arrays or addresses. A row is
-    compared whole, without leaving early: how long it takes tells nothing about how many
-    leading bytes of a guess were right.
+    `buffer` and `key_table` (of `capacity` rows) are addresses. A row is compared whole,
+    without leaving early: how long it takes tells nothing about how many leading bytes of
+    a guess were right.
     """
     low = load_u64(buffer, key)
     high = load_u64(buffer, key + 8)
@@ -226,7 +226,7 @@ def check_envelopes(  # type: ignore[no-untyped-def]
             continue
         owner = workspace
         if owner == 0:
-            owner = find_workspace(bytes_at, key, keys_at, len(key_table))
+            owner = _find_workspace(bytes_at, key, keys_at, len(key_table))
         facts[row, FACT_SCHEMA_TYPE] = schema_type
         facts[row, FACT_VERSION] = version
         facts[row, FACT_WORKSPACE] = owner
