@@ -6,14 +6,23 @@ from typing import Any, Final
 
 from numba import njit
 
-from cdp_ray_sinks.batch.enums import NO_TIME_MS, SchemaType
-from cdp_ray_sinks.batch.kernels.entries import AUTO, TIME_MAX, read_event, read_log, read_time
-from cdp_ray_sinks.batch.kernels.memory import load_u32
+from cdp_ray_sinks.batch.enums import NO_TIME_MS, RECORD_PREFIX_BYTES, SchemaType
+from cdp_ray_sinks.batch.kernels.entries import (
+    AUTO,
+    EVENT_WIDTHS,
+    LOG_WIDTHS,
+    NO_LAYOUT,
+    TIME_MAX,
+    locate,
+    read_event,
+    read_log,
+)
+from cdp_ray_sinks.batch.kernels.memory import address_of, load_i64, load_u32
 from cdp_ray_sinks.batch.kernels.tables import (
+    ABSENT,
     BAD_FIELD,
     BAD_TABLE,
     BUDGET_FACTOR,
-    INVALID,
     OK,
     OVER_BUDGET,
     ROW_BUDGET_BYTES,
@@ -29,45 +38,57 @@ _LOG: Final = int(SchemaType.LOG)
 _METRIC: Final = int(SchemaType.METRIC)
 _TRACE: Final = int(SchemaType.TRACE)
 _SNAPSHOT: Final = int(SchemaType.SNAPSHOT)
-_EVENT_TYPE_MAX: Final = 6
 _NANOSECONDS_A_MS: Final = 1_000_000
 
 
 @njit(nogil=True, cache=True)
-def _event_row(buffer: Any, entry: int, start: int, end: int) -> tuple[int, int, int, int]:
-    """(status, time, event type bit, vector bytes) of one event."""
-    status, _, taken, kind, time, _, _, _, _, _ = read_event(buffer, entry, start, end, AUTO)
-    if status != OK:
-        return status, 0, 0, 0
-    bit = 1
-    if kind >= 0 and buffer[kind] <= _EVENT_TYPE_MAX:
-        bit = 1 << buffer[kind]
-    return OK, read_time(buffer, time), bit, taken
-
-
-@njit(nogil=True, cache=True)
-def _log_row(buffer: Any, entry: int, start: int, end: int) -> tuple[int, int, int, int]:
-    status, _, taken, _, time, _, _, _, _, _ = read_log(buffer, entry, start, end)
-    if status != OK:
-        return status, 0, 0, 0
-    return OK, read_time(buffer, time), 0, taken
-
-
-@njit(nogil=True, cache=True)
-def _other_row(
-    buffer: Any, entry: int, start: int, end: int, time_slot: int
-) -> tuple[int, int, int, int]:
-    """One metric, span or snapshot: only its table and its time are looked at."""
+def _other_time(buffer: int, entry: int, start: int, end: int, schema_type: int) -> tuple[int, int]:
+    """(status, time) of a metric, span or snapshot; only its table and time are checked."""
     table = table_at(buffer, entry, end)
     if table < 0:
-        return BAD_TABLE, 0, 0, 0
+        return BAD_TABLE, 0
     vtable = vtable_of(buffer, table, start, end)
     if vtable < 0:
-        return BAD_TABLE, 0, 0, 0
-    time = field(buffer, table, vtable, time_slot, 8, end)
-    if time == INVALID:
-        return BAD_FIELD, 0, 0, 0
-    return OK, read_time(buffer, time), 0, 0
+        return BAD_TABLE, 0
+    slot = 3 if schema_type == _TRACE else 1 if schema_type == _METRIC else 0
+    place = field(buffer, table, vtable, slot, 8, end)
+    if place < 0:
+        return OK if place == ABSENT else BAD_FIELD, 0
+    time = load_i64(buffer, place)
+    return OK, time if time >= 0 else TIME_MAX
+
+
+@njit(nogil=True, cache=True)
+def _count_rows(
+    buffer: int, rows: int, start: int, end: int, schema_type: int, budget: int
+) -> tuple[int, int, int, int]:
+    """(status, event-type mask, earliest and latest time) of the entries counted at `rows`."""
+    types, earliest, latest = 0, TIME_MAX, 0
+    layout = NO_LAYOUT
+    widths = EVENT_WIDTHS if schema_type == _EVENT else LOG_WIDTHS
+    for row in range(load_u32(buffer, rows)):
+        entry = rows + 4 + 4 * row
+        if schema_type <= _LOG:
+            status, table, layout = locate(buffer, entry, start, end, widths, layout)
+            if status != OK:
+                return status, 0, 0, 0
+            if schema_type == _EVENT:
+                status, taken, code, time, _, _, _, _, _ = read_event(
+                    buffer, table, end, AUTO, layout
+                )
+                types |= 1 << code
+            else:
+                status, taken, _, time, _, _, _, _, _ = read_log(buffer, table, end, layout)
+            budget -= taken
+            if budget < 0:
+                return OVER_BUDGET, 0, 0, 0
+        else:
+            status, time = _other_time(buffer, entry, start, end, schema_type)
+        if status != OK:
+            return status, 0, 0, 0
+        if time > 0:
+            earliest, latest = min(earliest, time), max(latest, time)
+    return OK, types, earliest, latest
 
 
 @njit(nogil=True, cache=True)
@@ -84,41 +105,30 @@ def count_message(
     """
     if schema_type < _EVENT or schema_type > _SNAPSHOT:
         return WRONG_SCHEMA, 0, 0, NO_TIME_MS, NO_TIME_MS
-    status, rows, inner, inner_end = rows_of(buffer, start, end)
+    base = address_of(buffer)
+    status, rows, inner, inner_end = rows_of(base, start, end)
     if status != OK:
         return status, 0, 0, NO_TIME_MS, NO_TIME_MS
-    count = load_u32(buffer, rows)
+    count = load_u32(base, rows)
     budget = BUDGET_FACTOR * (end - start) - ROW_BUDGET_BYTES * count
-    types, earliest, latest = 0, TIME_MAX, 0
-    time_slot = 3 if schema_type == _TRACE else 1 if schema_type == _METRIC else 0
-    for row in range(count):
-        entry = rows + 4 + 4 * row
-        if schema_type == _EVENT:
-            status, time, bit, taken = _event_row(buffer, entry, inner, inner_end)
-        elif schema_type == _LOG:
-            status, time, bit, taken = _log_row(buffer, entry, inner, inner_end)
-        else:
-            status, time, bit, taken = _other_row(buffer, entry, inner, inner_end, time_slot)
-        budget -= taken
-        if status != OK or budget < 0:
-            break
-        types |= bit
-        if time > 0:
-            earliest, latest = min(earliest, time), max(latest, time)
-    if status != OK or budget < 0:
-        return status if status != OK else OVER_BUDGET, 0, 0, NO_TIME_MS, NO_TIME_MS
+    if budget < 0:
+        return OVER_BUDGET, 0, 0, NO_TIME_MS, NO_TIME_MS
+    status, types, earliest, latest = _count_rows(base, rows, inner, inner_end, schema_type, budget)
+    if status != OK:
+        return status, 0, 0, NO_TIME_MS, NO_TIME_MS
     if latest == 0:
         return OK, count, types, NO_TIME_MS, NO_TIME_MS
-    if time_slot > 0:
+    if schema_type in (_METRIC, _TRACE):
         return OK, count, types, earliest // _NANOSECONDS_A_MS, latest // _NANOSECONDS_A_MS
     return OK, count, types, earliest, latest
 
 
 @njit(nogil=True, cache=True)
 def count_records(records: Any, offsets: Any, schema_type: int, counted: Any) -> None:
-    """`count_message` of every record; `counted` is int64[messages, 5]."""
+    """`count_message` of every record of a batch; `counted` is int64[messages, 5]."""
+    buffer, bounds = address_of(records), address_of(offsets)
     for message in range(len(offsets) - 1):
-        start, end = int(offsets[message]) + 28, int(offsets[message + 1])
-        found = count_message(records, start, end, schema_type)
+        start = load_i64(bounds, 8 * message) + RECORD_PREFIX_BYTES
+        found = count_message(buffer, start, load_i64(bounds, 8 * message + 8), schema_type)
         for column in range(5):
             counted[message, column] = found[column]

@@ -3,6 +3,10 @@
 The wire's integers lie at any byte offset, and numpy views need alignment, so these
 go through the array's data pointer with an alignment of 1. None of them checks bounds:
 each call site stands behind the check that it relies on.
+
+Each takes an array or the integer that `address_of` makes of it. Where a small function
+is called for every event, pass the address: numba counts references, atomically, for each
+array that crosses a call (measured: 107 against 12 ns to verify an event).
 """
 
 from __future__ import annotations
@@ -20,7 +24,12 @@ Store: TypeAlias = Callable[[Any, int, int], None]
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """The address of byte args[1] of the array args[0]."""
+    """The address of byte args[1] of args[0], an array or an address."""
+    if isinstance(signature.args[0], types.Integer):
+        index = context.cast(builder, args[1], signature.args[1], types.intp)
+        base = context.cast(builder, args[0], signature.args[0], types.intp)
+        start = builder.inttoptr(base, ir.IntType(8).as_pointer())
+        return builder.gep(start, [index])
     array = context.make_array(signature.args[0])(context, builder, args[0])
     index = context.cast(builder, args[1], signature.args[1], types.intp)
     return builder.gep(array.data, [index])
@@ -69,6 +78,8 @@ def _make_store(bits: int, big_endian: bool) -> Callable[..., Any]:
     return store
 
 
+load_u8: Load = intrinsic(_make_load(8, types.int64, False))
+"""load_u8(array, position) -> int64."""
 load_u16: Load = intrinsic(_make_load(16, types.int64, False))
 """load_u16(array, position) -> int64, little-endian."""
 load_u32: Load = intrinsic(_make_load(32, types.int64, False))
@@ -77,10 +88,16 @@ load_i32: Load = intrinsic(_make_load(32, types.int32, False))
 """load_i32(array, position) -> int32, little-endian; FlatBuffers vtable offsets."""
 load_u64: Load = intrinsic(_make_load(64, types.uint64, False))
 """load_u64(array, position) -> uint64, little-endian."""
+load_i64: Load = intrinsic(_make_load(64, types.int64, False))
+"""load_i64(array, position) -> int64, little-endian."""
+load_i64_big: Load = intrinsic(_make_load(64, types.int64, True))
+"""load_i64_big(array, position) -> int64, big-endian."""
 load_u32_big: Load = intrinsic(_make_load(32, types.int64, True))
 """load_u32_big(array, position) -> int64, big-endian; frame sizes."""
 load_u64_big: Load = intrinsic(_make_load(64, types.uint64, True))
 """load_u64_big(array, position) -> uint64, big-endian; record timestamps."""
+store_u8: Store = intrinsic(_make_store(8, False))
+"""store_u8(array, position, value)."""
 store_u16: Store = intrinsic(_make_store(16, False))
 """store_u16(array, position, value), little-endian."""
 store_u32: Store = intrinsic(_make_store(32, False))
@@ -91,6 +108,20 @@ store_u32_big: Store = intrinsic(_make_store(32, True))
 """store_u32_big(array, position, value), big-endian."""
 store_u64_big: Store = intrinsic(_make_store(64, True))
 """store_u64_big(array, position, value), big-endian."""
+
+
+def _address_of(typingctx: Any, array: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if isinstance(signature.args[0], types.Integer):
+            return context.cast(builder, args[0], signature.args[0], types.int64)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), generate
+
+
+address_of: Callable[[Any], int] = intrinsic(_address_of)  # type: ignore[assignment]
+"""address_of(array) -> int64, an address as it is; good while something holds the array."""
 
 
 def _copy_bytes(
@@ -115,7 +146,7 @@ def _copy_bytes(
     return signature, generate
 
 
-copy_bytes: Callable[[Any, int, Any, int, int], None] = intrinsic(_copy_bytes)
+copy_bytes: Callable[[Any, int, Any, int, int], None] = intrinsic(_copy_bytes)  # type: ignore[assignment]
 """copy_bytes(target, target_position, source, source_position, count): memcpy."""
 
 

@@ -7,7 +7,7 @@ its vtable; sums of a position and a few 32-bit values can't overflow int64. Not
 assumed about alignment: no writer of this protocol aligns its 8-byte fields.
 
 Layout: https://flatbuffers.dev/internals. The caller guarantees 0 <= start <= end <=
-len(buffer).
+len(buffer). `buffer` is an array or, in hot loops, its address (memory.address_of).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from cdp_ray_sinks.batch.kernels.memory import load_i32, load_u16, load_u32
+from cdp_ray_sinks.batch.kernels.memory import load_i32, load_u8, load_u16, load_u32
 
 ABSENT: Final = -1
 INVALID: Final = -2
@@ -53,7 +53,7 @@ def root_table(buffer: Any, start: int, end: int) -> int:
     return table
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def vtable_of(buffer: Any, table: int, start: int, end: int) -> int:
     """Position of the vtable of the table at `table`, or INVALID.
 
@@ -69,7 +69,7 @@ def vtable_of(buffer: Any, table: int, start: int, end: int) -> int:
     return vtable
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def slot_offset(buffer: Any, vtable: int, slot: int) -> int:
     """Offset of field `slot` from its table's start, 0 when absent.
 
@@ -81,7 +81,7 @@ def slot_offset(buffer: Any, vtable: int, slot: int) -> int:
     return load_u16(buffer, vtable + place)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def field_at(table: int, offset: int, width: int, end: int) -> int:
     """Position of the field of `width` bytes at `offset` (0: ABSENT), or INVALID."""
     if offset == 0:
@@ -91,7 +91,7 @@ def field_at(table: int, offset: int, width: int, end: int) -> int:
     return table + offset
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def vector_at(buffer: Any, table: int, offset: int, item_bytes: int, end: int) -> int:
     """Position of the u32 item count of the vector or string whose field is at `offset`.
 
@@ -121,7 +121,7 @@ def vector(buffer: Any, table: int, vtable: int, slot: int, item_bytes: int, end
     return vector_at(buffer, table, slot_offset(buffer, vtable, slot), item_bytes, end)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def table_at(buffer: Any, position: int, end: int) -> int:
     """Position of the table that the u32 at `position` points to, or INVALID.
 
@@ -145,7 +145,7 @@ def schema_of(buffer: Any, start: int, end: int) -> int:
     place = field(buffer, table, vtable, _SCHEMA_SLOT, 1, end)
     if place < 0:
         return 0 if place == ABSENT else INVALID
-    return int(buffer[place])
+    return load_u8(buffer, place)
 
 
 @njit(nogil=True, cache=True)

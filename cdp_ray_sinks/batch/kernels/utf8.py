@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from cdp_ray_sinks.batch.kernels.memory import copy_bytes, load_u64
+from cdp_ray_sinks.batch.kernels.memory import copy_bytes, load_u8, load_u64, store_u8
 
 
 @njit(nogil=True, cache=True)
 def sequence_at(text: Any, position: int, end: int) -> int:
     """Bytes of the character at `position`; if ill-formed, minus those of its subpart."""
-    lead = text[position]
+    lead = load_u8(text, position)
     if lead < 0x80:
         return 1
     low, high = 0x80, 0xBF
@@ -38,7 +38,7 @@ def sequence_at(text: Any, position: int, end: int) -> int:
     else:
         return -1
     for step in range(1, more + 1):
-        if position + step >= end or not low <= text[position + step] <= high:
+        if position + step >= end or not low <= load_u8(text, position + step) <= high:
             return -step
         low, high = 0x80, 0xBF
     return more + 1
@@ -49,7 +49,7 @@ def is_text(text: Any, start: int, end: int) -> bool:
     """True if text[start:end] is valid UTF-8 without control characters."""
     position = start
     while position < end:
-        if text[position] < 0x20 or text[position] == 0x7F:
+        if load_u8(text, position) < 0x20 or load_u8(text, position) == 0x7F:
             return False
         step = sequence_at(text, position, end)
         if step < 0:
@@ -67,7 +67,7 @@ def is_ascii(text: Any, count: int) -> bool:
         found |= load_u64(text, word << 3)
     rest = np.uint8(0)
     for position in range(words << 3, count):
-        rest |= text[position]
+        rest |= np.uint8(load_u8(text, position))
     return bool((found & np.uint64(0x8080808080808080)) == 0 and rest < 0x80)
 
 
@@ -109,7 +109,9 @@ def repair(text: Any, offsets: Any, rows: int, out: Any, out_offsets: Any) -> No
                 filled += step
                 position += step
             else:
-                out[filled], out[filled + 1], out[filled + 2] = 0xEF, 0xBF, 0xBD
+                store_u8(out, filled, 0xEF)
+                store_u8(out, filled + 1, 0xBF)
+                store_u8(out, filled + 2, 0xBD)
                 filled += 3
                 position -= step
         out_offsets[row + 1] = filled

@@ -1,0 +1,325 @@
+"""Batches of events and log entries as Arrow columns.
+
+The columns are made from the kernels' outputs without copying. Ids that are absent or not
+16 bytes long are null; text that is not UTF-8 is repaired with U+FFFD; a message that does
+not decode leaves no row and is listed instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.decode_buffers import COLUMN_BYTES_MAX, Columns, DecodeBuffers
+from cdp_ray_sinks.batch.enums import ID_BYTES
+from cdp_ray_sinks.batch.kernels import decode_events as events
+from cdp_ray_sinks.batch.kernels import decode_logs as logs
+from cdp_ray_sinks.batch.kernels.cache import readonly
+from cdp_ray_sinks.batch.kernels.entries import AUTO, COLLECTOR, SDK
+from cdp_ray_sinks.batch.kernels.rows import (
+    DAMAGED,
+    DONE,
+    NAMES,
+    NO_DICTIONARY,
+    ROWS,
+    RecordColumns,
+    pack_bits,
+    present_in_all,
+)
+from cdp_ray_sinks.batch.kernels.tables import (
+    BAD_FIELD,
+    BAD_RECORD,
+    BAD_TABLE,
+    NO_ROWS,
+    OVER_BUDGET,
+    WRONG_SCHEMA,
+)
+from cdp_ray_sinks.batch.kernels.utf8 import is_ascii, repair, repaired_bytes
+from cdp_ray_sinks.batch.messages import decode_metrics, decode_snapshots, decode_traces
+
+__all__ = [
+    "EVENT_SCHEMA",
+    "LOG_SCHEMA",
+    "DecodeBuffers",
+    "DecodedRows",
+    "decode_events",
+    "decode_logs",
+    "decode_metrics",
+    "decode_snapshots",
+    "decode_traces",
+]
+
+Dialect: TypeAlias = Literal["auto", "v1", "v2"]
+_DIALECTS: Final = {"auto": AUTO, "v1": COLLECTOR, "v2": SDK}
+
+REASONS: Final = {
+    BAD_RECORD: "record reaches outside the batch",
+    BAD_TABLE: "table or vtable reaches outside the message",
+    BAD_FIELD: "field or vector reaches outside the message",
+    NO_ROWS: "no entries",
+    WRONG_SCHEMA: "message of another schema",
+    OVER_BUDGET: "unpacks to far more than its bytes",
+}
+
+_ID: Final = pa.binary(ID_BYTES)
+_RECORD_FIELDS: Final = [
+    pa.field("message_index", pa.uint32(), nullable=False),
+    pa.field("received_at_ms", pa.int64(), nullable=False),
+    pa.field("source_ip", _ID, nullable=False),
+]
+EVENT_SCHEMA: Final = pa.schema(
+    [
+        pa.field("event_type", pa.uint8(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+        pa.field("service", pa.utf8()),
+        pa.field("device_id", _ID),
+        pa.field("session_id", _ID),
+        pa.field("event_name", pa.dictionary(pa.int32(), pa.utf8())),
+        pa.field("payload", pa.binary()),
+        *_RECORD_FIELDS,
+    ]
+)
+LOG_SCHEMA: Final = pa.schema(
+    [
+        pa.field("event_type", pa.uint8(), nullable=False),
+        pa.field("level", pa.uint8(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+        pa.field("session_id", _ID),
+        pa.field("source", pa.utf8()),
+        pa.field("service", pa.utf8()),
+        pa.field("payload", pa.binary()),
+        *_RECORD_FIELDS,
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedRows:
+    """The rows of a batch, and what in it could not be decoded.
+
+    `table` has EVENT_SCHEMA or LOG_SCHEMA; its rows are in the order of the bytes. The
+    other three are parallel: message index, a key of REASONS, and the byte of the batch's
+    records at which the check failed.
+    """
+
+    table: pa.RecordBatch
+    damaged: NDArray[np.uint32]
+    damage_reasons: NDArray[np.uint8]
+    damage_offsets: NDArray[np.uint64]
+
+    def damage_texts(self) -> list[str]:
+        """One sentence for each damaged message."""
+        return [
+            f"message {message}: {REASONS[reason]} at byte {offset}"
+            for message, reason, offset in zip(
+                self.damaged.tolist(),
+                self.damage_reasons.tolist(),
+                self.damage_offsets.tolist(),
+                strict=True,
+            )
+        ]
+
+
+def decode_events(
+    batch: Batch, dialect: Dialect = "auto", buffers: DecodeBuffers | None = None
+) -> DecodedRows:
+    """Decode a batch of schema EVENT; columns as in EVENT_SCHEMA.
+
+    `dialect` "auto" tells the two Event layouts apart table by table, "v1" takes all for the
+    collector's (6 fields), "v2" for the SDKs' (7). With `buffers` the result is good until
+    their next use. Raises ValueError if a column would pass 2 GiB.
+    """
+    buffers = buffers or DecodeBuffers()
+    code = _DIALECTS[dialect]
+    plain = False
+
+    def run(columns: events.EventColumns, common: RecordColumns) -> int:
+        nonlocal plain
+        answer = events.decode_events(
+            readonly(batch.records),
+            readonly(batch.offsets),
+            code,
+            plain,
+            columns,
+            buffers.table,
+            common,
+            buffers.state,
+        )
+        if answer == NO_DICTIONARY:
+            plain = True
+            buffers.restart()
+            columns.names[0] = 0  # now the first offset
+            return run(columns, common)
+        return int(answer)
+
+    columns = _decode(batch, events.EventColumns, buffers, run)
+    rows = int(buffers.state[ROWS])
+    nulls = _Nulls(columns.present, rows)
+    names = (
+        _plain_names(columns, buffers, nulls, rows)
+        if plain
+        else _names(columns, buffers, nulls, rows)
+    )
+    return _result(
+        EVENT_SCHEMA,
+        [
+            _fixed(pa.uint8(), rows, columns.event_type),
+            _fixed(pa.int64(), rows, columns.timestamp),
+            _text(nulls, events.HAS_SERVICE, rows, columns.service_offsets, columns.service),
+            _fixed(_ID, rows, columns.device_id, *nulls.of(events.HAS_DEVICE)),
+            _fixed(_ID, rows, columns.session_id, *nulls.of(events.HAS_SESSION)),
+            names,
+            _binary(nulls, events.HAS_PAYLOAD, rows, columns.payload_offsets, columns.payload),
+        ],
+        buffers,
+    )
+
+
+def decode_logs(batch: Batch, buffers: DecodeBuffers | None = None) -> DecodedRows:
+    """Decode a batch of schema LOG; columns as in LOG_SCHEMA, otherwise as `decode_events`."""
+    buffers = buffers or DecodeBuffers()
+
+    def run(columns: logs.LogColumns, common: RecordColumns) -> int:
+        return int(
+            logs.decode_logs(
+                readonly(batch.records), readonly(batch.offsets), columns, common, buffers.state
+            )
+        )
+
+    columns = _decode(batch, logs.LogColumns, buffers, run)
+    rows = int(buffers.state[ROWS])
+    nulls = _Nulls(columns.present, rows)
+    return _result(
+        LOG_SCHEMA,
+        [
+            _fixed(pa.uint8(), rows, columns.event_type),
+            _fixed(pa.uint8(), rows, columns.level),
+            _fixed(pa.int64(), rows, columns.timestamp),
+            _fixed(_ID, rows, columns.session_id, *nulls.of(logs.HAS_SESSION)),
+            _text(nulls, logs.HAS_SOURCE, rows, columns.source_offsets, columns.source),
+            _text(nulls, logs.HAS_SERVICE, rows, columns.service_offsets, columns.service),
+            _binary(nulls, logs.HAS_PAYLOAD, rows, columns.payload_offsets, columns.payload),
+        ],
+        buffers,
+    )
+
+
+def _decode(batch: Batch, kind: type[Columns], buffers: DecodeBuffers, run: Any) -> Columns:
+    """Run a decoder until it is through, growing what it lacks."""
+    messages, records_bytes = len(batch.offsets) - 1, len(batch.records)
+    # A header may be wrong: it only sizes the first try.
+    rows = min(max(batch.header.event_count, messages), records_bytes // 8) + 1
+    columns = buffers.columns(kind, rows, records_bytes)
+    common = buffers.common_for(len(columns.event_type), messages)
+    buffers.restart()
+    while (answer := run(columns, common)) != DONE:
+        columns = buffers.grow(kind, answer)
+        common = buffers.common
+    return columns
+
+
+class _Nulls:
+    """Makes the validity bitmaps of a decoder's columns."""
+
+    def __init__(self, present: NDArray[np.uint8], rows: int) -> None:
+        self._present = present
+        self._rows = rows
+        self._in_all = present_in_all(present, rows)
+
+    def of(self, bit: int) -> tuple[pa.Buffer | None, int]:
+        """Bitmap and null count of the column with that bit; no bitmap if none is null."""
+        if self._in_all >> bit & 1:
+            return None, 0
+        bitmap = np.empty((self._rows + 7) // 8, np.uint8)
+        missing = pack_bits(self._present, self._rows, bit, bitmap)
+        return pa.py_buffer(bitmap), int(missing)
+
+
+def _fixed(
+    kind: pa.DataType,
+    rows: int,
+    values: NDArray[Any],
+    validity: pa.Buffer | None = None,
+    null_count: int = 0,
+) -> pa.Array:
+    return pa.Array.from_buffers(kind, rows, [validity, pa.py_buffer(values)], null_count)
+
+
+def _binary(
+    nulls: _Nulls, bit: int, rows: int, offsets: NDArray[np.int32], text: NDArray[np.uint8]
+) -> pa.Array:
+    validity, null_count = nulls.of(bit)
+    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(text)]
+    return pa.Array.from_buffers(pa.binary(), rows, buffers, null_count)
+
+
+def _text(
+    nulls: _Nulls, bit: int, rows: int, offsets: NDArray[np.int32], text: NDArray[np.uint8]
+) -> pa.Array:
+    validity, null_count = nulls.of(bit)
+    offsets, text = _repaired(rows, offsets, text)
+    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(text)]
+    return pa.Array.from_buffers(pa.utf8(), rows, buffers, null_count)
+
+
+def _repaired(
+    rows: int, offsets: NDArray[np.int32], text: NDArray[np.uint8]
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """The same strings, as valid UTF-8; copied only if one of them needs it."""
+    if is_ascii(text, int(offsets[rows])):
+        return offsets, text
+    needed = int(repaired_bytes(text, offsets, rows))
+    if needed < 0:
+        return offsets, text
+    if needed > COLUMN_BYTES_MAX:
+        raise ValueError(f"a batch with more than {COLUMN_BYTES_MAX} bytes of repaired text")
+    whole, whole_offsets = np.empty(needed, np.uint8), np.empty(rows + 1, np.int32)
+    repair(text, offsets, rows, whole, whole_offsets)
+    return whole_offsets, whole
+
+
+def _names(
+    columns: events.EventColumns, buffers: DecodeBuffers, nulls: _Nulls, rows: int
+) -> pa.DictionaryArray:
+    count, table = int(buffers.state[NAMES]), buffers.table
+    offsets, text = _repaired(count, table.offsets, table.text)
+    if text is table.text and rows:  # the table is small, and its memory is used again
+        offsets = offsets[: count + 1].copy()
+        text = text[: offsets[count]].copy()
+    words = pa.Array.from_buffers(
+        pa.utf8(), count, [None, pa.py_buffer(offsets), pa.py_buffer(text)], 0
+    )
+    indices = _fixed(pa.int32(), rows, columns.names, *nulls.of(events.HAS_NAME))
+    names = pa.DictionaryArray.from_arrays(indices, words, safe=False)
+    if offsets is not table.offsets and len(words) != len(words.unique()):
+        # Different damage can repair to the same name.
+        return names.cast(pa.utf8()).dictionary_encode()
+    return names
+
+
+def _plain_names(
+    columns: events.EventColumns, buffers: DecodeBuffers, nulls: _Nulls, rows: int
+) -> pa.DictionaryArray:
+    text = _text(nulls, events.HAS_NAME, rows, columns.names, buffers.table.text)
+    return text.dictionary_encode()
+
+
+def _result(schema: pa.Schema, columns: list[pa.Array], buffers: DecodeBuffers) -> DecodedRows:
+    common, rows = buffers.common, int(buffers.state[ROWS])
+    columns += [
+        _fixed(pa.uint32(), rows, common.message_index),
+        _fixed(pa.int64(), rows, common.received_at_ms),
+        _fixed(_ID, rows, common.source_ip),
+    ]
+    damage = common.damage[: buffers.state[DAMAGED]]
+    return DecodedRows(
+        pa.RecordBatch.from_arrays(columns, schema=schema),
+        damage[:, 0].astype(np.uint32),
+        damage[:, 1].astype(np.uint8),
+        damage[:, 2].astype(np.uint64),
+    )
