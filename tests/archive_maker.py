@@ -105,15 +105,23 @@ class Maker:
         return Batch(header, joined, offsets)
 
     def index(
-        self, commits: Sequence[Sequence[Batch]], *, is_sealed: bool = True, workspace_id: int = 42
+        self,
+        commits: Sequence[Sequence[Batch]],
+        *,
+        is_sealed: bool = True,
+        workspace_id: int = 42,
+        delay_ms: int = 50,
     ) -> list[bytes]:
-        """The parts of an index: its header, a snapshot, a record per commit, the seal."""
+        """The parts of an index: its header, a snapshot, a record per commit, the seal.
+
+        A commit is `delay_ms` later than the begin of its last batch.
+        """
         parts = [IndexHeader(3, 1, workspace_id, START_MS).to_bytes(), encode_snapshot([])]
         end = messages = events = 0
         for batches in commits:
             headers = [batch.header for batch in batches]
             start, end = end, end + sum(header.record_bytes for header in headers)
-            at_ms = max((h.received_at_ms for h in headers), default=START_MS) + 50
+            at_ms = max((h.received_at_ms for h in headers), default=START_MS) + delay_ms
             parts.append(
                 encode_commit(Commit(start, end, 0, at_ms, entries_of(headers, [0] * len(headers))))
             )
