@@ -27,6 +27,7 @@ from cdp_ray_sinks.batch.enums import (
     SpanStatus,
     Temporality,
 )
+from cdp_ray_sinks.errors import MalformedMessageError
 
 Plain = dict[str, Any]
 
@@ -50,18 +51,19 @@ def events_of(batch: Batch, on_damage: Callable[[str], None]) -> Iterator[Plain]
     A message of an unknown schema comes out whole, as hex.
     """
     header = batch.header
-    rows, damaged = _rows(batch)
-    for index in damaged:
-        on_damage(f"message {index} of batch {header.batch_id} does not decode")
-    name = _name(SchemaType, header.schema_type).lower()
+
+    def tell(text: str) -> None:
+        on_damage(f"batch {header.batch_id} of workspace {header.workspace_id}: {text}")
+
+    schema = _name(SchemaType, header.schema_type).lower()
     event_types = LogEventType if header.schema_type == SchemaType.LOG else EventType
-    for row in rows:
+    for row in _rows(batch, tell):
         row.pop("message_index", None)
-        plain = {"workspace_id": header.workspace_id, "schema": name}
-        if "timestamp" in row:
-            plain["timestamp_ms"] = row.pop("timestamp")
+        plain: Plain = {"workspace_id": header.workspace_id, "schema": schema}
         for key, value in row.items():
-            if key == "event_type":
+            if key == "timestamp":
+                plain["timestamp_ms"] = value
+            elif key == "event_type":
                 plain[key] = _name(event_types, value)
             elif key in _ENUMS:
                 plain[key] = _name(_ENUMS[key], value)
@@ -70,22 +72,27 @@ def events_of(batch: Batch, on_damage: Callable[[str], None]) -> Iterator[Plain]
         yield plain
 
 
-def _rows(batch: Batch) -> tuple[Iterable[Plain], list[int]]:
-    """Rows as the decoder names them, and the places of messages that do not decode."""
+def _rows(batch: Batch, on_damage: Callable[[str], None]) -> Iterable[Plain]:
+    """Rows as the decoder of the batch's schema names their fields."""
+
+    def tell(message: int, error: MalformedMessageError) -> None:
+        on_damage(f"message {message}: {error}")
+
     match batch.header.schema_type:
-        case SchemaType.EVENT:
-            events = decode_events(batch)
-            return events.table.to_pylist(), events.damaged.tolist()
-        case SchemaType.LOG:
-            logs = decode_logs(batch)
-            return logs.table.to_pylist(), logs.damaged.tolist()
+        case SchemaType.EVENT | SchemaType.LOG:
+            is_event = batch.header.schema_type == SchemaType.EVENT
+            decoded = decode_events(batch) if is_event else decode_logs(batch)
+            for text in decoded.damage_texts():
+                on_damage(text)
+            rows: list[Plain] = decoded.table.to_pylist()
+            return rows
         case SchemaType.METRIC:
-            return decode_metrics(batch), []
+            return decode_metrics(batch, tell)
         case SchemaType.TRACE:
-            return decode_traces(batch), []
+            return decode_traces(batch, tell)
         case SchemaType.SNAPSHOT:
-            return decode_snapshots(batch), []
-    return ({"message": bytes(message)} for message in batch.messages()), []
+            return decode_snapshots(batch, tell)
+    return ({"message": bytes(message)} for message in batch.messages())
 
 
 def _name(kind: type[IntEnum], value: Any) -> str:

@@ -140,7 +140,7 @@ def send(
     file: Annotated[Path, typer.Argument(help="Frames: u32 big-endian length and message.")],
     to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The tcp source to send to.")],
     rate: Annotated[
-        float | None, typer.Option(min=0, help="Frames a second; as fast as it goes without.")
+        int | None, typer.Option(min=1, metavar="BYTES", help="At most so many bytes a second.")
     ] = None,
     json: Json = False,
 ) -> None:

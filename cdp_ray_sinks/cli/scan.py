@@ -1,0 +1,135 @@
+"""`cdp-sinks scan`: what an archive holds, worked out from its messages alone.
+
+Nothing of the index's or the ledger's counts is used: every message is decoded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.columns import (
+    DecodeBuffers,
+    decode_events,
+    decode_logs,
+    decode_metrics,
+    decode_snapshots,
+    decode_traces,
+)
+from cdp_ray_sinks.batch.enums import SchemaType
+from cdp_ray_sinks.batch.kernels.running_number import NUMBER_COUNT_MAX, RunningNumbers
+from cdp_ray_sinks.cli.archive_reading import batches_of, files_of
+from cdp_ray_sinks.cli.cat import time_text
+from cdp_ray_sinks.cli.output import count_text, print_json, say
+from cdp_ray_sinks.cli.progress import byte_bar
+from cdp_ray_sinks.errors import ConfigError, MalformedMessageError
+from cdp_ray_sinks.files.record_scan import received_times
+
+DAMAGE_SHOWN_MAX = 20
+
+
+class ArchiveScan:
+    """Counts over batches; `numbers` are looked for in the payloads of events and logs."""
+
+    def __init__(self, numbers: RunningNumbers | None) -> None:
+        self.records = 0
+        self.events = 0
+        self.damaged = 0
+        self.first_ms: int | None = None
+        self.last_ms: int | None = None
+        self.numbers = numbers
+        self._buffers = DecodeBuffers()
+
+    def tell_damage(self, text: str) -> None:
+        """Count what could not be read, and say so for the first few."""
+        self.damaged += 1
+        if self.damaged <= DAMAGE_SHOWN_MAX:
+            say(f"damaged: {text}")
+
+    def add(self, batch: Batch) -> None:
+        """Take in a batch."""
+        self.records += len(batch.offsets) - 1
+        self.events += self._decode(batch)
+        if len(batch.offsets) > 1:
+            times = received_times(batch.records, batch.offsets.astype("i8"))
+            first, last = int(times.min()), int(times.max())
+            self.first_ms = first if self.first_ms is None else min(self.first_ms, first)
+            self.last_ms = last if self.last_ms is None else max(self.last_ms, last)
+
+    def _decode(self, batch: Batch) -> int:
+        """How many events, log entries, metrics, spans or snapshots the batch holds."""
+
+        def tell(message: int, error: MalformedMessageError) -> None:
+            self.tell_damage(f"batch {batch.header.batch_id}, message {message}: {error}")
+
+        match batch.header.schema_type:
+            case SchemaType.EVENT:
+                decoded = decode_events(batch, buffers=self._buffers)
+            case SchemaType.LOG:
+                decoded = decode_logs(batch, buffers=self._buffers)
+            case SchemaType.METRIC:
+                return len(decode_metrics(batch, tell))
+            case SchemaType.TRACE:
+                return len(decode_traces(batch, tell))
+            case SchemaType.SNAPSHOT:
+                return len(decode_snapshots(batch, tell))
+            case _:
+                return 0
+        for text in decoded.damage_texts():
+            self.tell_damage(f"batch {batch.header.batch_id}, {text}")
+        if self.numbers is not None:
+            self.numbers.add(decoded.table.column("payload"))
+        return int(decoded.table.num_rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape of `scan --json`."""
+        found: dict[str, Any] = {
+            "records": self.records,
+            "events": self.events,
+            "first_time": None if self.first_ms is None else time_text(self.first_ms),
+            "last_time": None if self.last_ms is None else time_text(self.last_ms),
+        }
+        if self.numbers is not None:
+            found["missing"] = self.numbers.missing
+            found["duplicated"] = self.numbers.duplicated
+        return found
+
+
+def scan_archive(path: Path, synthetic_count: int | None, as_json: bool) -> int:
+    """Print the counts; 1 if numbers are missing or there twice, or something is damaged."""
+    if synthetic_count is not None and synthetic_count > NUMBER_COUNT_MAX:
+        raise ConfigError(f"--check-synthetic: at most {NUMBER_COUNT_MAX} numbers can be checked")
+    numbers = None if synthetic_count is None else RunningNumbers(synthetic_count)
+    scan = ArchiveScan(numbers)
+    files = files_of([path])
+    total_bytes = sum(file.stat().st_size for file in files)
+    done_bytes = 0
+    with byte_bar("scanning") as advance:
+        for _, batch in batches_of(files, scan.tell_damage):
+            scan.add(batch)
+            done_bytes += len(batch.records)
+            advance(done_bytes, total_bytes)
+    if scan.damaged > DAMAGE_SHOWN_MAX:
+        say(f"damaged: and {count_text(scan.damaged - DAMAGE_SHOWN_MAX)} more places")
+    if as_json:
+        print_json(scan.to_dict())
+    else:
+        _print_scan(scan)
+    is_whole = numbers is None or (numbers.missing == 0 and numbers.duplicated == 0)
+    return 0 if is_whole and not scan.damaged else 1
+
+
+def _print_scan(scan: ArchiveScan) -> None:
+    found = scan.to_dict()
+    print(f"{count_text(scan.records)} records, {count_text(scan.events)} events")
+    print(f"received from {found['first_time'] or '-'} to {found['last_time'] or '-'}")
+    if scan.numbers is None:
+        return
+    print(
+        f"{count_text(found['missing'])} missing, {count_text(found['duplicated'])} duplicated, "
+        f"{count_text(scan.numbers.foreign)} payloads without a number in range"
+    )
+    if found["missing"]:
+        lowest = ", ".join(map(str, scan.numbers.first_missing()))
+        print(f"lowest missing: {lowest}")
