@@ -1,7 +1,7 @@
 """Which segments a start has to look at, so that it need not walk the tree.
 
-`{base}/{workspace}/.lane/open/<segment number>~<path>` is an empty file, made before the
-segment; '~' stands for '/' in the segment's path under the workspace. The mark of a sealed
+`{base}/{workspace}/.lane/open/<segment number>~<path>.open` is an empty file, made before
+the segment; '~' stands for '/' in the segment's path under the workspace. The mark of a sealed
 segment is removed once a newer segment exists whose ledger snapshot covers it, so the
 marked indexes together always hold the whole ledger; the newest segment's mark stays.
 """
@@ -18,6 +18,8 @@ from cdp_ray_sinks.files.fence import LANE_DIRECTORY
 from cdp_ray_sinks.files.file_system import make_directories, sync_directory
 
 _SLASH: Final = "~"
+_SUFFIX: Final = ".open"
+"""So that nobody who looks for `*.bin` takes a mark for a segment."""
 
 
 class Mark(NamedTuple):
@@ -40,9 +42,14 @@ class OpenMarks:
             return []
         marks = []
         for name in os.listdir(self.directory):  # noqa: PTH208 - names are all we need
-            number, slash, path = name.partition(_SLASH)
+            number, slash, path = name.removesuffix(_SUFFIX).partition(_SLASH)
             parts = path.split(_SLASH)
-            if slash and number.isdecimal() and not {"", ".", ".."} & set(parts):
+            if (
+                name.endswith(_SUFFIX)
+                and slash
+                and number.isdecimal()
+                and not {"", ".", ".."} & set(parts)
+            ):
                 marks.append(Mark(int(number), "/".join(parts)))
         return sorted(marks)
 
@@ -71,5 +78,5 @@ class OpenMarks:
         return [Mark(place, path) for place, path in enumerate(found)]
 
     def _file(self, mark: Mark) -> Path:
-        name = f"{mark.segment_number}{_SLASH}{mark.path.replace('/', _SLASH)}"
-        return self.directory / name
+        path = mark.path.replace("/", _SLASH)
+        return self.directory / f"{mark.segment_number}{_SLASH}{path}{_SUFFIX}"

@@ -212,7 +212,7 @@ def test_marks_stay_few_and_cover_what_is_open_and_newest(bench: Any) -> None:
         write(bench, chain, [sequence])
         chain.segments.join()
     assert len(bench.marks()) <= 2
-    newest = bench.data_files[-1].replace("/", "~")
+    newest = bench.data_files[-1].replace("/", "~") + ".open"
     assert bench.marks()[-1].endswith(newest)
     chain.close()
     assert newest in "".join(bench.marks())

@@ -125,6 +125,7 @@ def test_a_failed_write_is_cut_back_and_written_again_in_the_same_segment(
         chain.commit()
     assert chain.is_dirty
     assert bench.stored() == [0]
+    assert bench.path("2026-01-01/00/data.bin").stat().st_size == len(bench.batch(0).records)
     chain.commit()
     assert bench.data_files == ["2026-01-01/00/data.bin"]
     assert bench.stored() == [0, 1]
@@ -175,7 +176,14 @@ def test_after_a_failed_sync_the_descriptor_is_never_synced_again(bench: Any, su
 def test_a_kill_right_after_a_failed_sync_leaves_no_second_copy(bench: Any) -> None:
     """Before the failed segment could be sealed anew."""
     chain = bench.chain()
-    bench.fs.fail_once("sync", "data.bin")
+    left = [errno.EIO]
+    bench.fs.fails = lambda operation, name: (
+        errno.EIO
+        if name.endswith(".new")
+        else left.pop()
+        if left and (operation, name) == ("sync", "data.bin")
+        else 0
+    )
     chain.append(bench.batch(0))
     with pytest.raises(TransientError):
         chain.commit()
@@ -184,6 +192,7 @@ def test_a_kill_right_after_a_failed_sync_leaves_no_second_copy(bench: Any) -> N
     again = bench.chain()
     assert bench.stored() == [0]
     assert bench.known(again) == {0}
+    assert list(again.recovery_report) == []
 
 
 def test_later_segments_of_a_stream_do_not_overtake_a_failed_one(bench: Any) -> None:

@@ -16,7 +16,7 @@ def test_marks_are_read_back_in_the_order_of_their_numbers(tmp_path: Path) -> No
     marks.add(daily)
     marks.add(daily)
     assert marks.read() == [daily, hourly]
-    assert (tmp_path / ".lane" / "open" / "10~2026-01-01~07~data-1.bin").exists()
+    assert (tmp_path / ".lane" / "open" / "10~2026-01-01~07~data-1.bin.open").exists()
     marks.remove([daily, Mark(3, "never/was")])
     assert marks.read() == [hourly]
 
@@ -26,7 +26,8 @@ def test_what_is_no_mark_is_ignored(tmp_path: Path) -> None:
     marks = OpenMarks(tmp_path)
     marks.add(Mark(1, "2026-01-01/data.bin"))
     for name in ("x~data.bin", "5", "5~", "5~..~..~data.bin", "5~a~~b", "-1~a"):
-        (marks.directory / name).write_bytes(b"")
+        (marks.directory / f"{name}.open").write_bytes(b"")
+    (marks.directory / "6~2026-01-01~data.bin").write_bytes(b"")
     assert marks.read() == [Mark(1, "2026-01-01/data.bin")]
 
 
