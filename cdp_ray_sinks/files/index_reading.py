@@ -32,6 +32,7 @@ from cdp_ray_sinks.files.commit_index import (
     parse_seal,
     xxh3,
 )
+from cdp_ray_sinks.files.partition import WORKSPACE_ID_MAX
 
 Report: TypeAlias = Callable[[CorruptSegmentError], None]
 """Called with each damage found; reading goes on when it returns."""
@@ -100,7 +101,11 @@ def read_index(data: bytes, path: Path) -> SegmentIndex:
     """Read an index from its bytes; never raises, see `SegmentIndex.damage`."""
     index = SegmentIndex(path)
     try:
-        index.header = IndexHeader.from_bytes(data, str(path))
+        header = IndexHeader.from_bytes(data, str(path))
+        if 0 < header.workspace_id <= WORKSPACE_ID_MAX:
+            index.header = header
+        else:
+            index.damage.append((0, f"there is no workspace {header.workspace_id}"))
     except CorruptSegmentError as error:
         index.damage.append((error.offset, error.reason))
     search = _Search(data)
