@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from cdp_ray_sinks.files.buffer_pool import (
         BufferPool,
     )
+    from cdp_ray_sinks.files.rotation import (
+        AtomicRotationSink,
+        RotationConfig,
+        RotationInterval,
+    )
     from cdp_ray_sinks.pipeline import (
         Pipeline,
     )
@@ -73,6 +78,7 @@ else:
     from cdp_ray_sinks.exports import load_public as __getattr__  # noqa: F401 - a module hook
 
 __all__ = [
+    "AtomicRotationSink",
     "Batch",
     "BatchBuilder",
     "BatchHeader",
@@ -95,6 +101,8 @@ __all__ = [
     "NullSink",
     "Pipeline",
     "PipelineConfig",
+    "RotationConfig",
+    "RotationInterval",
     "RoutingConfig",
     "SchemaType",
     "SeekableBinaryReader",

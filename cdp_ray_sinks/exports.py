@@ -25,6 +25,7 @@ MODULES: Final = {
         "TransientError",
     ),
     "cdp_ray_sinks.files.buffer_pool": ("BufferPool",),
+    "cdp_ray_sinks.files.rotation": ("AtomicRotationSink", "RotationConfig", "RotationInterval"),
     "cdp_ray_sinks.pipeline": ("Pipeline",),
     "cdp_ray_sinks.sinks.base": ("Sink", "SinkConfig", "SinkContext"),
     "cdp_ray_sinks.sinks.disk_binary": ("DiskBinaryConfig", "DiskBinarySink"),
