@@ -3,30 +3,12 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cdp_ray_sinks.batch.batch import (
-        Batch,
-        BatchHeader,
-        BatchId,
-    )
-    from cdp_ray_sinks.batch.builder import (
-        BatchBuilder,
-    )
-    from cdp_ray_sinks.batch.columns import (
-        decode_events,
-        decode_logs,
-        encode_events,
-        encode_logs,
-    )
-    from cdp_ray_sinks.batch.enums import (
-        EventType,
-        LogLevel,
-        SchemaType,
-    )
-    from cdp_ray_sinks.config import (
-        DeliveryConfig,
-        PipelineConfig,
-        RoutingConfig,
-    )
+    from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId
+    from cdp_ray_sinks.batch.builder import BatchBuilder
+    from cdp_ray_sinks.batch.columns import decode_events, decode_logs
+    from cdp_ray_sinks.batch.encoding import encode_events, encode_logs
+    from cdp_ray_sinks.batch.enums import EventType, LogLevel, SchemaType
+    from cdp_ray_sinks.config import DeliveryConfig, PipelineConfig, RoutingConfig
     from cdp_ray_sinks.errors import (
         CdpError,
         ConfigError,
@@ -37,36 +19,14 @@ if TYPE_CHECKING:
         TerminalError,
         TransientError,
     )
-    from cdp_ray_sinks.files.buffer_pool import (
-        BufferPool,
-    )
-    from cdp_ray_sinks.files.rotation import (
-        AtomicRotationSink,
-        RotationConfig,
-        RotationInterval,
-    )
-    from cdp_ray_sinks.pipeline import (
-        Pipeline,
-    )
-    from cdp_ray_sinks.sinks.base import (
-        Sink,
-        SinkConfig,
-        SinkContext,
-    )
-    from cdp_ray_sinks.sinks.disk_binary import (
-        DiskBinaryConfig,
-        DiskBinarySink,
-    )
-    from cdp_ray_sinks.sinks.null import (
-        NullConfig,
-        NullSink,
-    )
-    from cdp_ray_sinks.sources.synthetic import (
-        SyntheticConfig,
-    )
-    from cdp_ray_sinks.sources.tcp import (
-        TcpConfig,
-    )
+    from cdp_ray_sinks.files.buffer_pool import BufferPool
+    from cdp_ray_sinks.files.rotation import AtomicRotationSink, RotationConfig, RotationInterval
+    from cdp_ray_sinks.pipeline import Pipeline
+    from cdp_ray_sinks.sinks.base import Sink, SinkConfig, SinkContext
+    from cdp_ray_sinks.sinks.disk_binary import DiskBinaryConfig, DiskBinarySink
+    from cdp_ray_sinks.sinks.null import NullConfig, NullSink
+    from cdp_ray_sinks.sources.synthetic import SyntheticConfig
+    from cdp_ray_sinks.sources.tcp import TcpConfig
     from cdp_ray_sinks.writers.binary import (
         BinaryReader,
         BinaryWriter,

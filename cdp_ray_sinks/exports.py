@@ -11,7 +11,8 @@ from typing import Any, Final
 MODULES: Final = {
     "cdp_ray_sinks.batch.batch": ("Batch", "BatchHeader", "BatchId"),
     "cdp_ray_sinks.batch.builder": ("BatchBuilder",),
-    "cdp_ray_sinks.batch.columns": ("decode_events", "decode_logs", "encode_events", "encode_logs"),
+    "cdp_ray_sinks.batch.columns": ("decode_events", "decode_logs"),
+    "cdp_ray_sinks.batch.encoding": ("encode_events", "encode_logs"),
     "cdp_ray_sinks.batch.enums": ("EventType", "LogLevel", "SchemaType"),
     "cdp_ray_sinks.config": ("DeliveryConfig", "PipelineConfig", "RoutingConfig"),
     "cdp_ray_sinks.errors": (
