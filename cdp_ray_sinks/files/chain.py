@@ -207,6 +207,7 @@ class Chain:
         FencedError, and TransientError if the chain is not open.
         """
         self._problem = None
+        self._undo_writes()
         if not self._accepted:
             return []
         if not self._is_open:
@@ -226,10 +227,10 @@ class Chain:
 
         Raises as `commit` does.
         """
-        writes, self._writes = self._writes, []
         self._writer.release()
-        if writes:
+        if self._writes:
             self._check_fence()
+        writes, self._writes = self._writes, []
         now_ms = self._clock.now_ms()
         broken: set[Key] = set()
         for write in writes:
@@ -310,6 +311,12 @@ class Chain:
                 self.segments.retire(key, segment)
             raise
         self._writes.append(_Write(key, segment, batches, held))
+
+    def _undo_writes(self) -> None:
+        """Take back what an interrupted commit has written and never confirmed."""
+        for write in self._writes:
+            self.segments.retire(write.key, write.segment)
+        self._writes.clear()
 
     def _settle(self, write: _Write, now_ms: int) -> None:
         write.segment.confirm()

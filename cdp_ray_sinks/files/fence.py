@@ -7,7 +7,8 @@ acknowledges, it looks for a newer epoch file; finding one it acknowledges nothi
 
 On one host holding the lock proves that the last writer is gone. On a shared file system
 the lock is not trusted: there a successor leaves the segments of older epochs as they are
-until its own epoch file is `lease_s` old.
+until its own epoch file is `lease_s` old. It needs a file system on which a new file is
+seen by all hosts at once (for NFS: mounted with `lookupcache=none`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from errno import ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
 from typing import Final
 
 from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.errors import FencedError, TransientError
-from cdp_ray_sinks.files.file_system import make_directories, sync_directory, transient
+from cdp_ray_sinks.files.file_system import (
+    error_text,
+    make_directories,
+    sync_directory,
+    transient,
+)
 
 LANE_DIRECTORY: Final = ".lane"
 _EPOCH_PREFIX: Final = "epoch-"
@@ -61,13 +68,17 @@ class Fence:
         return self.epoch
 
     def check(self) -> None:
-        """Raise FencedError if a newer writer has come.
+        """Raise FencedError if a newer writer has come, TransientError if it can't be told.
 
         The newer file is looked for first: it is removed only after this writer's own
         file has been, so that at least one of the two looks finds out.
         """
-        if os.path.exists(self._next) or not os.path.exists(self._own):  # noqa: PTH110 - hot
-            raise FencedError(f"{self.directory}: epoch {self.epoch} has a successor")
+        try:
+            if not _exists(self._next) and _exists(self._own):
+                return
+        except OSError as error:
+            raise TransientError(f"can't look for a newer writer: {error_text(error)}") from error
+        raise FencedError(f"{self.directory}: epoch {self.epoch} has a successor")
 
     def lease_is_over(self) -> bool:
         """Whether segments of older epochs may be cut and sealed."""
@@ -91,8 +102,13 @@ class Fence:
             holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)
             raise TransientError(f"{self.directory} is held by process {holder}") from None
-        except OSError:
+        except OSError as error:
             os.close(fd)
+            if error.errno in (ENOLCK, ENOTSUP, ENOSYS):
+                raise TransientError(
+                    f"{self.directory} can't be locked ({error_text(error)}); "
+                    "on a shared file system set shared_file_system = true"
+                ) from error
             raise
         self._lock_fd = fd
 
@@ -117,6 +133,15 @@ class Fence:
         self._next = str(self.directory / f"{_EPOCH_PREFIX}{epoch + 1}")
         for old in sorted(epochs)[: 1 - _EPOCHS_KEPT]:
             (self.directory / f"{_EPOCH_PREFIX}{old}").unlink(missing_ok=True)
+
+
+def _exists(path: str) -> bool:
+    """Unlike `os.path.exists`, does not take an unreachable disk for an absent file."""
+    try:
+        os.stat(path)  # noqa: PTH116 - twice per commit, so without a Path
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def epochs_in(lane_directory: Path) -> list[int]:

@@ -238,7 +238,8 @@ class OpenSegments:
     def sync_soon(self) -> None:
         """Begin to sync whatever is written but not synced."""
         for segment in self._open.values():
-            if segment.has_files_open and not segment.is_synced:
+            if segment.has_files_open and not segment.is_synced and not segment.is_sync_queued:
+                segment.is_sync_queued = True
                 self._submit(segment, "sync")
 
     def tick(self) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from cdp_ray_sinks.clock import Clock
-from cdp_ray_sinks.errors import FencedError
+from cdp_ray_sinks.errors import FencedError, TransientError
 from cdp_ray_sinks.files.file_system import FileSystem
 from cdp_ray_sinks.files.segment import Segment
 from cdp_ray_sinks.files.sync import sync_segments
@@ -93,7 +93,7 @@ def run_job(fs: FileSystem, clock: Clock, job: Job) -> None:
                 segment.seal_anew(fs, clock.now_ms())
             else:
                 segment.seal(fs, clock.now_ms(), sync=job.sync)
-        except (OSError, FencedError) as error:
+        except (OSError, FencedError, TransientError) as error:
             problem = error
         segment.close()
     job.done(segment, job.task, problem)
@@ -107,6 +107,7 @@ def _sync_together(fs: FileSystem, jobs: Sequence[Job]) -> None:
             if segment in todo:
                 continue
             locks.enter_context(segment.lock)
+            segment.is_sync_queued = False
             if segment.has_files_open and not segment.is_synced and not segment.sync_failed:
                 todo[segment] = job
         failed = sync_segments(fs, list(todo))

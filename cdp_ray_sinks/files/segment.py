@@ -93,6 +93,7 @@ class Segment:
         self.synced = Totals()
         self.last_write_ms = header.created_at_ms
         self.sync_failed = False
+        self.is_sync_queued = False
         self._data_fd = -1
         self._index_fd = -1
 

@@ -275,6 +275,44 @@ def test_a_deleted_open_segment_does_not_stop_its_chain(bench: Any) -> None:
     assert bench.stored() == [1]
 
 
+def test_a_fence_that_can_not_be_seen_acknowledges_nothing(bench: Any) -> None:
+    """An unreachable directory is no successor: the commit is taken back and made again."""
+    chain = bench.chain()
+    chain.append(bench.batch(0))
+    chain.commit()
+    fence = chain._fence
+    before = fence._next
+    chain.append(bench.batch(1))
+    written = chain.write_pending()
+    fence._next = "x" * 300  # ENAMETOOLONG
+    with pytest.raises(TransientError, match="ENAMETOOLONG"):
+        chain.confirm({})
+    assert bench.known(chain) == {0}
+    fence._next = before
+    chain.commit()
+    assert written[0] not in list(chain.segments)
+    chain.close()
+    assert [bench.stored_in(name) for name in bench.data_files] == [[0], [1]]
+    assert bench.contents(bench.data_files[0]).seal.message_count == 1
+
+
+def test_a_commit_interrupted_in_the_middle_is_taken_back(bench: Any) -> None:
+    """Whatever the writer raised: its batches are written once, by the next commit."""
+    chain = bench.chain()
+    for hour in range(3):
+        chain.append(bench.batch(hour, received_at_ms=bench.hand.start_ms + hour * HOUR_MS))
+    encode = chain._writer.encode
+    chain._writer.encode = lambda batches: (
+        [][0] if batches[0].header.sequence == 1 else encode(batches)
+    )
+    with pytest.raises(IndexError):
+        chain.commit()
+    chain._writer.encode = encode
+    chain.commit()
+    chain.close()
+    assert sorted(bench.stored()) == [0, 1, 2]
+
+
 def test_short_writes_are_finished(bench: Any) -> None:
     """A disk that takes seven bytes at a time makes the same file."""
     bench.fs.bytes_at_once_max = 7
