@@ -301,12 +301,13 @@ def _status(name: str, namespace: str) -> dict[str, Any]:
         running = sorted({e["name"].split("/")[0] for e in named if e["namespace"] == namespace})
         known = f"; running: {', '.join(running)}" if running else ""
         raise ConfigError(f"no pipeline named {name!r} runs on this cluster{known}")
-    asked = []
+    asked: list[tuple[str, Any, Any]] = []
     for actor_name in found:
         with contextlib.suppress(ValueError):  # it left between the two questions
-            actor = ray.get_actor(actor_name, namespace)
+            actor: Any = ray.get_actor(actor_name, namespace)
             asked.append((actor_name, actor.identity.remote(), actor.report.remote()))
-    actors, reports = [], {}
+    actors: list[Any] = []
+    reports: dict[str, Any] = {}
     for actor_name, identity, report in asked:
         with contextlib.suppress(ray.exceptions.RayError):
             actors.append(ray.get(identity, timeout=STATUS_TIMEOUT_S))

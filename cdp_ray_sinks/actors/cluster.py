@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+from logging import ERROR
 import os
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -34,7 +35,9 @@ def connect(config: PipelineConfig) -> bool:
 
 def _join(address: str, namespace: str) -> None:
     try:
-        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"ray.address = {address!r}: {error}") from None
 
@@ -58,7 +61,7 @@ def _start_private(config: PipelineConfig) -> None:
         object_store_memory=store_bytes,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level=logging.ERROR,
+        logging_level=ERROR,
         configure_logging=True,
     )
 
@@ -69,11 +72,9 @@ def windows_bytes(config: PipelineConfig) -> int:
 
 
 def _check_windows(config: PipelineConfig) -> None:
-    store = sum(
-        int(node["Resources"].get("object_store_memory", 0))
-        for node in ray.nodes()
-        if node["Alive"]
-    )
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    stores = [node["Resources"].get("object_store_memory", 0) for node in nodes if node["Alive"]]
+    store = int(sum(stores))
     wanted = windows_bytes(config)
     if store and wanted > store // 2:
         raise ConfigError(

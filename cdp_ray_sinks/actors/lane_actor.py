@@ -17,7 +17,8 @@ from cdp_ray_sinks.clock import SystemClock
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.dead_letters import DeadLetterArchive
 from cdp_ray_sinks.delivery.lane import Lane
-from cdp_ray_sinks.delivery.push import LOST, Group, is_inline
+from cdp_ray_sinks.delivery.push import LOST, Payload, is_inline
+from cdp_ray_sinks.delivery.wire import decode_call, encode_answer
 from cdp_ray_sinks.errors import ConfigError, SinkError, TransientError
 from cdp_ray_sinks.sinks.base import SinkContext
 
@@ -82,8 +83,9 @@ class LaneActor:
         self._lane.hello(router_id, session)
 
     @ray.method(concurrency_group="data")
-    def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
+    def push(self, call: bytes, references: list[Payload]) -> bytes:
         """Map the batches, write them, answer when durable; one outcome per batch."""
+        (router_id, session, number), group = decode_call(call, references)
         self._check_open()
         packs = _fetch(group.payloads)
         batches: list[Batch] = []
@@ -100,7 +102,7 @@ class LaneActor:
         outcomes = self._lane.push(router_id, session, number, group.lows, batches)
         for place in lost:
             outcomes.insert(place, LOST)
-        return outcomes
+        return encode_answer(outcomes)
 
     @ray.method(concurrency_group="control")
     def identity(self) -> Identity:
@@ -110,6 +112,15 @@ class LaneActor:
     @ray.method(concurrency_group="control")
     def report(self) -> dict[str, Any]:
         """Counters, what is queued, and what the sink is being retried for."""
+        return self._report()
+
+    @ray.method(concurrency_group="control")
+    def close(self, deadline_ms: int) -> dict[str, Any]:
+        """Settle what is queued, close the sink; the last report, and whether it all fitted."""
+        is_closed = self._lane.close(deadline_ms) if self._opened.is_set() else True
+        return {**self._report(), "is_closed": is_closed}
+
+    def _report(self) -> dict[str, Any]:
         error = self._open_error
         return {
             "sink": self._spec.sink_name,
@@ -117,12 +128,6 @@ class LaneActor:
             "queued_bytes": self._lane.queued_bytes(),
             "last_error": str(error) if error is not None else self._lane.last_error(),
         }
-
-    @ray.method(concurrency_group="control")
-    def close(self, deadline_ms: int) -> dict[str, Any]:
-        """Settle what is queued, close the sink; the last report, and whether it all fitted."""
-        is_closed = self._lane.close(deadline_ms) if self._opened.is_set() else True
-        return {**self.report(), "is_closed": is_closed}
 
     def _check_open(self) -> None:
         if not self._opened.is_set():
@@ -132,6 +137,8 @@ class LaneActor:
 def _fetch(payloads: list[Any]) -> list[Pack | None]:
     """The packs, mapped; None for one whose owner died, which nobody can have any more."""
     refs = [payload for payload in payloads if not is_inline(payload)]
+    if not refs:
+        return payloads
     try:
         found = iter(ray.get(refs))
     except ray.exceptions.ObjectLostError:

@@ -41,8 +41,8 @@ class TwoCalls:
 
     def __init__(self) -> None:
         options = {"num_cpus": 0, "enable_task_events": False}
-        self._echo = ray.remote(_Echo).options(**options).remote()
-        self._relay = ray.remote(_Relay).options(**options).remote(self._echo)
+        self._echo: Any = ray.remote(_Echo).options(**options).remote()
+        self._relay: Any = ray.remote(_Relay).options(**options).remote(self._echo)
         self._payload = np.zeros(2048, np.uint8)
 
     def call_s(self) -> float:

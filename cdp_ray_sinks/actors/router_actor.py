@@ -12,8 +12,8 @@ import ray
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.specs import Identity, RouterSpec
 from cdp_ray_sinks.batch.batch import BatchId
-from cdp_ray_sinks.delivery.push import Group
-from cdp_ray_sinks.delivery.router_link import RouteAnswer
+from cdp_ray_sinks.delivery.push import Group, Payload
+from cdp_ray_sinks.delivery.wire import decode_answer, decode_call, encode_answer, encode_call
 from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
 from cdp_ray_sinks.routing.router import Router, SinkRoute
@@ -37,7 +37,8 @@ class RayLaneLink:
     async def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
         """Push a group. Raises LaneLostError."""
         try:
-            outcomes: list[str] = await self._handle.push.remote(router_id, session, number, group)
+            call, references = encode_call((router_id, session, number), group)
+            outcomes: list[str] = decode_answer(await self._handle.push.remote(call, references))
         except _LOST as error:
             raise LaneLostError(_first_line(error)) from None
         return outcomes
@@ -118,13 +119,14 @@ class RouterActor:
         """Begin a producer's session."""
         self._live().begin(producer, session)
 
-    async def route(self, producer: bytes, session: int, number: int, group: Group) -> RouteAnswer:
+    async def route(self, call: bytes, references: list[Payload]) -> bytes:
         """Route a group; answers when required sinks have settled all of it."""
-        return await self._live().route(producer, session, number, group)
+        (producer, session, number), group = decode_call(call, references)
+        return encode_answer(await self._live().route(producer, session, number, group))
 
-    async def settled(self, batch_ids: Sequence[BatchId]) -> RouteAnswer:
+    async def settled(self, batch_ids: Sequence[BatchId]) -> bytes:
         """Answer when no sink owes anything about these batches."""
-        return await self._live().settled(batch_ids)
+        return encode_answer(await self._live().settled(batch_ids))
 
     async def identity(self) -> Identity:
         """Who and where this is."""

@@ -10,7 +10,8 @@ import ray
 
 from cdp_ray_sinks.batch.batch import BatchId, Pack
 from cdp_ray_sinks.delivery.push import Group, Payload
-from cdp_ray_sinks.delivery.router_link import LinkError, OnAnswer, RouteAnswer
+from cdp_ray_sinks.delivery.router_link import LinkError, OnAnswer
+from cdp_ray_sinks.delivery.wire import decode_answer, encode_call
 
 BEGIN_TIMEOUT_S = 30.0
 
@@ -37,7 +38,7 @@ class RayRouterLink:
     ) -> None:
         """Send a group; the answer comes in a thread of Ray's."""
         try:
-            ref = self._router.route.remote(producer, session, number, group)
+            ref = self._router.route.remote(*encode_call((producer, session, number), group))
         except ray.exceptions.RayError as error:
             raise LinkError(str(error)) from None
         _answer_later(ref, on_answer)
@@ -52,10 +53,10 @@ class RayRouterLink:
 
 
 def _answer_later(ref: Any, on_answer: OnAnswer) -> None:
-    def deliver(future: Future[RouteAnswer]) -> None:
+    def deliver(future: Future[bytes]) -> None:
         error = future.exception()
         if error is None:
-            on_answer(future.result())
+            on_answer(decode_answer(future.result()))
         else:
             on_answer(LinkError(str(error)))
 

@@ -151,11 +151,10 @@ class Supervisor:
     def _create(self, actor_class: type, name: str, spec: object, **options: Any) -> Any:
         """A named actor that Ray restarts for ever and whose calls it never repeats."""
         groups = options.pop("concurrency_groups", None)
-        remote_class = (
-            ray.remote(concurrency_groups=groups)(actor_class)
-            if groups
-            else ray.remote(actor_class)
-        )
+        wrap: Any = ray.remote
+        if groups:
+            wrap = ray.remote(concurrency_groups=groups)  # type: ignore[call-overload]
+        remote_class = wrap(actor_class)
         settings = {
             "name": name,
             "namespace": self._config.ray.namespace,
@@ -262,7 +261,8 @@ def warm_kernels(report: Callable[[str], None]) -> float:
     if not kernels_are_warm():
         report("compiling kernels, first run only")
     began = time.monotonic()
-    node_ids = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    node_ids = [node["NodeID"] for node in nodes if node["Alive"]]
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     ray.get(
         [

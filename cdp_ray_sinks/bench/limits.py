@@ -22,7 +22,7 @@ def prime(directory: Path, count_bytes: int) -> None:
     comparison are primed right before they run.
     """
     path = directory / ".prime"
-    block = memoryview(np.zeros(WRITE_BYTES, np.uint8))
+    block = bytes(WRITE_BYTES)
     with path.open("wb", buffering=0) as file:
         for _ in range(0, count_bytes, WRITE_BYTES):
             file.write(block)
@@ -35,7 +35,7 @@ def raw_write_s(directory: Path, material: Bytes, sync_bytes: int | None) -> flo
     With `sync_bytes`, fdatasync after each so many bytes and at the end; without, none.
     """
     path = directory / ".raw"
-    view = memoryview(material)
+    view = memoryview(material.data)
     began = time.perf_counter()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     unsynced = 0

@@ -22,10 +22,11 @@ GIB = 1024 * 1024 * 1024
 
 def null_config(sinks: int) -> PipelineConfig:
     """A pipeline of null sinks whose budgets do not bind: by reference nothing is held twice."""
+    unbound = {"type": "null", "max_in_flight_bytes": 64 * GIB}
     return PipelineConfig(
         pipeline={"name": f"bench-null-{sinks}"},
         ray={"object_store_bytes": 2 * GIB},
-        sinks={f"null_{n}": {"type": "null", "max_in_flight_bytes": 64 * GIB} for n in range(sinks)},
+        sinks={f"null_{n}": unbound for n in range(sinks)},
         delivery={"window_bytes": GIB // 2, "group_bytes_max": 8 * GIB},
     )
 
@@ -44,9 +45,7 @@ def null_rows(settings: Settings) -> Iterator[Row]:
                 yield _small_ack(pipeline, batches[0], settings)
 
 
-def _by_reference(
-    pipeline: Pipeline, batches: list[Batch], sinks: int, settings: Settings
-) -> Row:
+def _by_reference(pipeline: Pipeline, batches: list[Batch], sinks: int, settings: Settings) -> Row:
     """Batches put once, sent again and again; each sink maps and counts each of them."""
     producer = pipeline.producer("by-reference")
     kept = [(b.header, producer.put(b.to_pack())) for b in batches]

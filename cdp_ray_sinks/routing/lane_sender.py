@@ -38,26 +38,25 @@ class Budget:
         self.in_flight_bytes_max = in_flight_bytes_max
         self.in_flight_bytes = 0
         self.queued_bytes = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
 
-    async def take(self, group_bytes: int) -> None:
-        """Wait for room; a group larger than the budget goes when nothing else is in flight."""
-        while self.in_flight_bytes and (
-            self.in_flight_bytes + group_bytes > self.in_flight_bytes_max
-        ):
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            await turn
+    def try_take(self, group_bytes: int, when_room: Callable[[], None]) -> bool:
+        """Take room for a group, or be called when there may be some.
+
+        A group larger than the whole budget goes when nothing else is in flight.
+        """
+        if self.in_flight_bytes and (self.in_flight_bytes + group_bytes > self.in_flight_bytes_max):
+            self._waiting.append(when_room)
+            return False
         self.in_flight_bytes += group_bytes
+        return True
 
     def give_back(self, group_bytes: int) -> None:
-        """A push was settled."""
+        """A push ended; those that waited try again, in their order."""
         self.in_flight_bytes -= group_bytes
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                break
+        waiting, self._waiting = self._waiting, deque()
+        for when_room in waiting:
+            when_room()
 
     def has_room(self, batch_bytes: int) -> bool:
         """Whether a batch fits with all that is queued and in flight; for `on_full = drop`."""
@@ -98,64 +97,66 @@ class LaneSender:
         self._session = 0
         self._failures = 0
         self._lane: LaneLink | None = None
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._is_waiting = False
+        self._recovery: asyncio.Task[None] | None = None
         self._push_tasks: set[asyncio.Task[None]] = set()
         self.recoveries = 0
         self.last_error: str | None = None
 
     def offer(self, batch: RoutedBatch) -> None:
-        """Queue a batch that the budget counts as queued; the producers' windows bound it."""
+        """Queue a batch that the budget counts as queued; the producers' windows bound it.
+
+        It goes with the next `send`, so that what arrives together leaves together.
+        """
         self._queue.append(batch)
-        self._changed.set()
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
 
     @property
     def queued(self) -> tuple[int, int]:
         """Batches queued, and batches pushed but unanswered."""
         return len(self._queue), sum(len(group) for group in self._pushes.values())
 
-    async def _run(self) -> None:
-        while True:
-            if self._lane is None:
-                await self._recover()
-            if not self._queue or len(self._pushes) >= PUSHES_IN_FLIGHT_MAX:
-                self._changed.clear()
-                await self._changed.wait()
-                continue
-            batches, group_bytes = self._take_group()
-            await self._budget.take(group_bytes)
+    def send(self) -> None:
+        """Push what is queued as far as pushes and budget allow; find the lane first."""
+        if self._lane is None:
+            if self._recovery is None and not self._push_tasks and (self._queue or self._pushes):
+                self._recovery = asyncio.get_running_loop().create_task(self._recover())
+            return
+        while self._queue and len(self._pushes) < PUSHES_IN_FLIGHT_MAX and not self._is_waiting:
+            count, group_bytes = self._next_group()
+            if not self._budget.try_take(group_bytes, self._room_came):
+                self._is_waiting = True
+                return
+            self._budget.queued_bytes -= group_bytes
             self._number += 1
-            self._pushes[self._number] = batches
-            if self._lane is None:  # lost while waiting for room: recovery queues it again
-                self._budget.give_back(group_bytes)
-                continue
-            task = asyncio.get_running_loop().create_task(
-                self._push(self._number, batches, group_bytes)
-            )
+            self._pushes[self._number] = [self._queue.popleft() for _ in range(count)]
+            push = self._push(self._lane, self._number, group_bytes)
+            task = asyncio.get_running_loop().create_task(push)
             self._push_tasks.add(task)
-            task.add_done_callback(self._push_tasks.discard)
 
-    def _take_group(self) -> tuple[list[RoutedBatch], int]:
-        batches = [self._queue.popleft()]
-        group_bytes = batches[0].header.record_bytes
-        while self._queue and len(batches) < self._group_batches_max:
-            next_bytes = self._queue[0].header.record_bytes
-            if group_bytes + next_bytes > self._group_bytes_max:
+    def _room_came(self) -> None:
+        self._is_waiting = False
+        self.send()
+
+    def _next_group(self) -> tuple[int, int]:
+        """How many batches go next, and their bytes; at least one."""
+        count, group_bytes = 0, 0
+        for batch in self._queue:
+            record_bytes = batch.header.record_bytes
+            if count and (
+                count >= self._group_batches_max
+                or group_bytes + record_bytes > self._group_bytes_max
+            ):
                 break
-            group_bytes += next_bytes
-            batches.append(self._queue.popleft())
-        self._budget.queued_bytes -= group_bytes
-        return batches, group_bytes
+            count += 1
+            group_bytes += record_bytes
+        return count, group_bytes
 
-    async def _push(self, number: int, batches: list[RoutedBatch], group_bytes: int) -> None:
-        lane, session = self._lane, self._session
-        assert lane is not None
+    async def _push(self, lane: LaneLink, number: int, group_bytes: int) -> None:
+        batches = self._pushes[number]
         producers = {(b.header.producer, b.header.epoch) for b in batches}
         group = make_group([(b.header, b.payload) for b in batches], self._lows(producers))
         try:
-            outcomes = await lane.push(self._router_id, session, number, group)
+            outcomes = await lane.push(self._router_id, self._session, number, group)
         except LaneLostError as error:
             self.last_error = str(error)
             self._failures += 1
@@ -167,17 +168,14 @@ class LaneSender:
             for batch, outcome in zip(batches, outcomes, strict=True):
                 batch.settle(self._sink_name, outcome)
         finally:
+            task = asyncio.current_task()
+            if task is not None:
+                self._push_tasks.discard(task)
             self._budget.give_back(group_bytes)
-            self._changed.set()
+            self.send()
 
     async def _recover(self) -> None:
-        """Wait for what is under way to end, find the lane again, queue what is unanswered."""
-        while self._push_tasks:
-            await asyncio.wait(set(self._push_tasks))
-        unanswered = [batch for number in sorted(self._pushes) for batch in self._pushes[number]]
-        self._pushes.clear()
-        self._queue.extendleft(reversed(unanswered))
-        self._budget.queued_bytes += sum(batch.header.record_bytes for batch in unanswered)
+        """Find the lane again, then queue what is unanswered in front of the rest, in order."""
         if self._session:
             self.recoveries += 1
         backoff = Backoff(delay_ms_max=1_000)
@@ -188,9 +186,13 @@ class LaneSender:
                 lane = await self._find_lane()
                 self._session = max(self._new_session(), self._session + 1)
                 await lane.hello(self._router_id, self._session)
+                break
             except LaneLostError as error:
                 self.last_error = str(error)
                 self._failures += 1
-                continue
-            self._lane, self._number = lane, 0
-            return
+        unanswered = [batch for number in sorted(self._pushes) for batch in self._pushes[number]]
+        self._pushes.clear()
+        self._queue.extendleft(reversed(unanswered))
+        self._budget.queued_bytes += sum(batch.header.record_bytes for batch in unanswered)
+        self._lane, self._number, self._recovery = lane, 0, None
+        self.send()

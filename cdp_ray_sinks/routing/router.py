@@ -78,6 +78,7 @@ class Router:
         self._senders: dict[tuple[str, str], LaneSender] = {}
         self._placed: dict[tuple[str, int], LaneSender] = {}
         self._unplaced: dict[tuple[str, int], list[RoutedBatch]] = {}
+        self._touched: set[LaneSender] = set()
         self._placing: set[asyncio.Task[None]] = set()
         self._batches: dict[BatchId, RoutedBatch] = {}
         self._turns: dict[bytes, _ProducerTurn] = {}
@@ -106,6 +107,9 @@ class Router:
             self._accept(header, group.payloads[place])
             for header, place in zip(group.headers, group.places, strict=True)
         ]
+        for sender in self._touched:
+            sender.send()
+        self._touched.clear()
         turn.following += 1
         turn.changed.set()
         turn.changed = asyncio.Event()
@@ -207,6 +211,7 @@ class Router:
         sender = self._placed.get(key)
         if sender is not None:
             sender.offer(batch)
+            self._touched.add(sender)
             return
         waiting = self._unplaced.get(key)
         if waiting is not None:
@@ -235,6 +240,7 @@ class Router:
         self._placed[key] = sender
         for batch in self._unplaced.pop(key):
             sender.offer(batch)
+        sender.send()
 
     def _new_sender(self, sink: SinkRoute, lane_name: str, workspace_id: int) -> LaneSender:
         async def find() -> LaneLink:

@@ -39,7 +39,7 @@ class BatchTaker(Protocol):
         """
         ...
 
-    def submit_packed(self, batches: Sequence[Batch]) -> list[Ticket]:
+    def submit_packed(self, batches: Sequence[Batch]) -> Sequence[Ticket]:
         """Take several small batches as one shared object; otherwise as `submit`."""
         ...
 
