@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import NO_PRODUCER, Batch, BatchHeader
 from cdp_ray_sinks.batch.decode_buffers import COLUMN_BYTES_MAX, Columns, DecodeBuffers
 from cdp_ray_sinks.batch.enums import ID_BYTES
 from cdp_ray_sinks.batch.kernels import decode_events as events
@@ -323,3 +323,15 @@ def _result(schema: pa.Schema, columns: list[pa.Array], buffers: DecodeBuffers) 
         damage[:, 1].astype(np.uint8),
         damage[:, 2].astype(np.uint64),
     )
+
+
+def warm() -> None:
+    """Compile these kernels, or load them from the cache."""
+    records, offsets = np.zeros(0, np.uint8), np.zeros(1, np.uint64)
+    header = BatchHeader(NO_PRODUCER, 0, 0, 0, 0, 0, "", 0, 0, 0, 0, 0)
+    batch = Batch(header, records, offsets)
+    decode_events(batch)
+    decode_logs(batch)
+    text, bounds = np.full(1, 0xFF, np.uint8), np.array([0, 1], np.int32)
+    _repaired(1, bounds, text)
+    pack_bits(np.zeros(0, np.uint8), 0, 0, np.zeros(0, np.uint8))

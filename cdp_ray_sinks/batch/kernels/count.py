@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from numba import njit
 
 from cdp_ray_sinks.batch.enums import NO_TIME_MS, RECORD_PREFIX_BYTES, SchemaType
+from cdp_ray_sinks.batch.kernels.cache import readonly
 from cdp_ray_sinks.batch.kernels.entries import (
     AUTO,
     EVENT_WIDTHS,
@@ -132,3 +134,9 @@ def count_records(records: Any, offsets: Any, schema_type: int, counted: Any) ->
         found = count_message(buffer, start, load_i64(bounds, 8 * message + 8), schema_type)
         for column in range(5):
             counted[message, column] = found[column]
+
+
+def warm() -> None:
+    """Compile these kernels, or load them from the cache."""
+    offsets = readonly(np.zeros(1, np.uint64))
+    count_records(readonly(np.zeros(8, np.uint8)), offsets, _EVENT, np.zeros((0, 5), np.int64))
