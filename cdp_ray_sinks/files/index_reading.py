@@ -23,6 +23,7 @@ from cdp_ray_sinks.files.commit_index import (
     KIND_COMMIT,
     KIND_SEAL,
     KIND_SNAPSHOT,
+    RANGE_CHECKSUM,
     RECORD_BYTES_MAX,
     Commit,
     IndexHeader,
@@ -38,6 +39,9 @@ Report: TypeAlias = Callable[[CorruptSegmentError], None]
 """Called with each damage found; reading goes on when it returns."""
 
 INDEX_BYTES_MAX: Final = 1 << 30
+PLAIN_SUFFIX: Final = ".bin"
+"""Of segments that hold the batches' own records."""
+
 _HEAD = struct.Struct("<II")
 _TAIL = struct.Struct("<Q")
 _ENDS_BYTES: Final = _HEAD.size + _TAIL.size
@@ -65,11 +69,13 @@ class SegmentIndex:
     """What an index says. `ranges` lie one after the other and end at `end_offset`.
 
     `header` is None if it is damaged. `damage` holds (offset in the index, reason); a
-    record that a crash cut short at the very end is none.
+    record that a crash cut short at the very end is none. `is_serialised` if each commit's
+    range checksum proves its bytes, and not its batches' own.
     """
 
     path: Path
     header: IndexHeader | None = None
+    is_serialised: bool = False
     ranges: list[Range] = field(default_factory=list)
     seal: Seal | None = None
     end_offset: int = 0
@@ -108,6 +114,10 @@ def read_index(data: bytes, path: Path) -> SegmentIndex:
             index.damage.append((0, f"there is no workspace {header.workspace_id}"))
     except CorruptSegmentError as error:
         index.damage.append((error.offset, error.reason))
+    if index.header is None:
+        index.is_serialised = not path.name.endswith(PLAIN_SUFFIX + INDEX_SUFFIX)
+    else:
+        index.is_serialised = bool(index.header.flags & RANGE_CHECKSUM)
     search = _Search(data)
     position = HEADER_BYTES
     while index.seal is None and position < len(data):
@@ -134,7 +144,7 @@ def _take(index: SegmentIndex, kind: int, payload: bytes) -> None:
     if kind == KIND_COMMIT:
         commit = parse_commit(payload, ())
         described = int(sum(commit.entries["record_bytes"].tolist()))
-        if described != commit.end_offset - commit.start_offset:
+        if not index.is_serialised and described != commit.end_offset - commit.start_offset:
             raise ValueError(
                 f"commit of {commit.start_offset}..{commit.end_offset} lists batches of "
                 f"{described} bytes"

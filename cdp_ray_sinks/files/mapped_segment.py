@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import numpy as np
 
 from cdp_ray_sinks.batch.batch import Batch, Bytes
 from cdp_ray_sinks.errors import CorruptSegmentError
-from cdp_ray_sinks.files.commit_index import RANGE_CHECKSUM, xxh3
+from cdp_ray_sinks.files.commit_index import xxh3
 from cdp_ray_sinks.files.index_reading import (
     Report,
     SegmentIndex,
@@ -21,28 +18,9 @@ from cdp_ray_sinks.files.index_reading import (
     load_index,
     slices,
 )
+from cdp_ray_sinks.files.mapping import is_readable, map_file
 from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX, RecordScan, frame
 from cdp_ray_sinks.files.segment_path import parse_place
-
-
-def map_file(path: Path) -> Bytes:
-    """A file's bytes, read-only and mapped; they stay mapped while an array shows them.
-
-    Raises OSError, or CorruptSegmentError if it is no regular file.
-    """
-    # A pipe in the place of a file must not make the open wait for a writer.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise CorruptSegmentError(str(path), 0, "not a regular file")
-        if found.st_size == 0:
-            return np.empty(0, np.uint8)
-        mapping = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-    finally:
-        os.close(fd)
-    mapping.madvise(mmap.MADV_SEQUENTIAL)
-    return np.frombuffer(mapping, np.uint8)
 
 
 class MappedSegment:
@@ -65,8 +43,8 @@ class MappedSegment:
             return
         if index.header is not None:
             self.workspace_id = index.header.workspace_id
-            if index.header.flags & RANGE_CHECKSUM:
-                raise CorruptSegmentError(str(path), 0, "segment does not hold plain records")
+        if index.is_serialised and index.ranges:
+            raise CorruptSegmentError(str(path), 0, "segment does not hold plain records")
         self.end_offset = min(index.end_offset, len(records))
         for offset, reason in index.damage:
             report(CorruptSegmentError(str(index.path), offset, reason))
@@ -116,6 +94,9 @@ class MappedSegment:
         assert part.entry is not None
         header = header_of(part.entry, self.workspace_id)
         own = self.records[part.start : part.end]
+        if not is_readable(own):
+            self.complain(part.start, f"bytes of batch {header.batch_id} can't be read")
+            return None
         if xxh3(own) != header.checksum:
             self.complain(part.start, f"checksum of batch {header.batch_id} does not hold")
             return None

@@ -22,6 +22,7 @@ from cdp_ray_sinks.batch.enums import (
 from cdp_ray_sinks.errors import CorruptSegmentError
 from cdp_ray_sinks.files.commit_index import xxh3
 from cdp_ray_sinks.files.index_reading import Report
+from cdp_ray_sinks.files.mapping import is_readable
 
 if TYPE_CHECKING:
     from cdp_ray_sinks.batch.message_run import MessageRun
@@ -98,6 +99,9 @@ class RecordScan:
         starts = np.empty(MESSAGE_COUNT_MAX + 1, np.int64)
         while self.position < end:
             piece_end = self._piece_end(end, records_bytes_max)
+            if not is_readable(self._records[self.position : piece_end]):
+                self._complain("bytes that can't be read")
+                return
             count, position, status = index_records(
                 self._records, self.position, piece_end, starts[:MESSAGE_COUNT_MAX]
             )
@@ -122,6 +126,8 @@ class RecordScan:
     def _piece_end(self, end: int, records_bytes_max: int) -> int:
         """Where to look up to: at least one whole record if there is one."""
         size_at = self.position + METADATA_BYTES
+        if not is_readable(self._records[size_at : size_at + 4]):
+            return min(end, size_at + 4)
         size = int.from_bytes(self._records[size_at : size_at + 4].tobytes(), "big")
         return min(end, self.position + max(records_bytes_max, RECORD_PREFIX_BYTES + size))
 

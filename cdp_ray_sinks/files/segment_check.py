@@ -18,9 +18,10 @@ import xxhash
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId, Bytes
 from cdp_ray_sinks.errors import CorruptSegmentError
-from cdp_ray_sinks.files.commit_index import RANGE_CHECKSUM, xxh3
+from cdp_ray_sinks.files.commit_index import xxh3
 from cdp_ray_sinks.files.index_reading import SegmentIndex, Slice, load_index, slices
-from cdp_ray_sinks.files.mapped_segment import MappedSegment, map_file
+from cdp_ray_sinks.files.mapped_segment import MappedSegment
+from cdp_ray_sinks.files.mapping import map_file
 from cdp_ray_sinks.files.segment_path import parse_place
 
 WINDOW_BYTES: Final = 8 * 1024 * 1024
@@ -84,7 +85,7 @@ class SegmentChecker:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             file_bytes = os.fstat(fd).st_size
-            if index.header is not None and index.header.flags & RANGE_CHECKSUM:
+            if index.is_serialised:
                 self._check_ranges(fd, path, index, check)
             else:
                 for part in slices(index, file_bytes, check.damaged.append, path):

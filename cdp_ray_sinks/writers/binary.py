@@ -27,6 +27,7 @@ from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX, received_times
 LZ4_SUFFIX: Final = ".lz4"
 CLOCK_SLACK_MS: Final = 60_000
 """How far the clocks of a source and of a file's writer may lie apart when seeking."""
+DAMAGED_MAX: Final = 10_000
 
 _METADATA = struct.Struct(">Q16s")
 
@@ -101,7 +102,7 @@ class _Reader:
     def __init__(self, segment: MappedSegment, damaged: list[CorruptSegmentError]) -> None:
         self._segment = segment
         self.damaged = damaged
-        """Damage found so far, in the order of finding."""
+        """Damage found so far, in the order of finding; the first DAMAGED_MAX places."""
 
     @classmethod
     def open(
@@ -121,8 +122,9 @@ class _Reader:
         def report(damage: CorruptSegmentError) -> None:
             if damage.args in known:
                 return  # found again by another pass over the file
-            known.add(damage.args)
-            damaged.append(damage)
+            if len(damaged) < DAMAGED_MAX:
+                known.add(damage.args)
+                damaged.append(damage)
             if on_damage is not None:
                 on_damage(damage)
 

@@ -8,9 +8,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cdp_ray_sinks.files.archive import segments, verify
+from cdp_ray_sinks.files.commit_index import (
+    ENTRY,
+    RANGE_CHECKSUM,
+    Commit,
+    IndexHeader,
+    Seal,
+    encode_commit,
+    encode_seal,
+    xxh3,
+)
 from cdp_ray_sinks.files.segment_path import parse_name, parse_place
 
 
@@ -346,3 +357,27 @@ def test_no_file_in_the_place_of_one_is_found(maker: Any, tmp_path: Path) -> Non
     os.mkfifo(place / "data.bin")
     (place / "data-1.bin.idx").write_bytes(b"?")
     assert [name for name, _ in damage_of(tmp_path)] == ["data.bin", "data-1.bin.idx"]
+
+
+def test_serialised_segments_are_proven_by_range(tmp_path: Path) -> None:
+    """Where the index says so, each commit's own checksum stands for its bytes."""
+    directory = tmp_path / "42" / "2026-01-01"
+    directory.mkdir(parents=True)
+    path = directory / "events.log"
+    lines = [b"first line\n", b"second line\n" * 3]
+    path.write_bytes(b"".join(lines))
+    entries = np.zeros(2, ENTRY)
+    entries["message_count"], entries["event_count"] = [1, 2], [10, 20]
+    index = IndexHeader(1, 1, 42, 0, RANGE_CHECKSUM).to_bytes()
+    end = 0
+    for line in lines:
+        start, end = end, end + len(line)
+        index += encode_commit(Commit(start, end, xxh3(line), 0, entries))
+    index += encode_seal(Seal(end, 6, 60, 0))
+    path.with_name("events.log.idx").write_bytes(index)
+    report = verify(tmp_path)
+    assert (report.ok, report.messages, report.events) == (True, 6, 60)
+    path.write_bytes(path.read_bytes().replace(b"second", b"decond", 1))
+    assert damage_of(tmp_path) == [("events.log", len(lines[0]))]
+    path.write_bytes(lines[0])
+    assert damage_of(tmp_path) == [("events.log", len(lines[0]))]

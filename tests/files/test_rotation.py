@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cdp_ray_sinks.errors import ConfigError, DrainTimeoutError, QueueFullError, SinkError
 from cdp_ray_sinks.files.archive import segments, verify
@@ -402,3 +404,36 @@ def test_a_workspace_that_someone_else_writes_stays_owed(maker: Any, tmp_path: P
     first.stop()
     second.stop()
     assert sorted(text for _, text in texts_in(tmp_path)) == [b"first", b"other", b"second"]
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([3, 4]), st.integers(0, 5), st.integers(1, 3)),
+        max_size=25,
+    ),
+    st.integers(1, 8),
+)
+def test_any_submits_are_read_back_in_their_order(
+    maker: Any, tmp_path_factory: Any, plan: list[tuple[int, int, int]], queue_size: int
+) -> None:
+    """Per workspace and hour: what was submitted, once, in that order, whatever the queue."""
+    directory = tmp_path_factory.mktemp("rotation")
+    expected: dict[str, list[bytes]] = {}
+    with sink_in(directory, queue_size=queue_size) as sink:
+        for number, (workspace, hour, count) in enumerate(plan):
+            text = b"<%d>" % number
+            buffer = records(maker, at_ms=hour * HOUR_MS, count=count, text=text)
+            while True:
+                try:
+                    sink.submit(workspace, buffer, count)
+                    break
+                except QueueFullError:
+                    sink.flush()
+            place = f"{workspace}/2026-01-01/{hour:02d}"
+            expected.setdefault(place, []).extend([text[1:-1]] * count)
+    found: dict[str, list[bytes]] = {}
+    for place, text in texts_in(directory):
+        found.setdefault(place, []).append(text)
+    assert found == expected
+    assert verify(directory).ok

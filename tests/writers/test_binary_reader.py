@@ -302,3 +302,20 @@ def test_a_compressed_file_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"\x04\x22\x4d\x18")
     with pytest.raises(ConfigError, match=r"data\.bin\.lz4.*compressed"):
         BinaryReader.open(path)
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_a_file_cut_while_it_is_read_ends_in_a_report(
+    maker: Any, tmp_path: Path, with_index: bool
+) -> None:
+    """Mapped bytes that are gone are damage; touching them would have killed the process."""
+    batches = [maker.batch([maker.message(filler=b"x" * 9000)] * 3, sequence=n) for n in range(9)]
+    path = maker.segment(tmp_path, [batches])
+    if not with_index:
+        path.with_name("data.bin.idx").unlink()
+    with BinaryReader.open(path) as reader:
+        os.truncate(path, 4096 * 8)
+        found = list(reader.batches(records_bytes_max=30_000))
+        assert 1 <= len(found) < 9
+        assert reader.damaged
+        assert all("can't be read" in damage.reason for damage in reader.damaged)
