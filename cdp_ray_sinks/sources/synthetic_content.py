@@ -26,7 +26,7 @@ WORD_LISTS: Final = {
 }
 
 TEMPLATES: Final = (
-    '{"n":<number>,"page":"/products/<random:99999>","ref":"<hex>","ms":<random:999>'
+    '{"n":<number>,"page":"/item/<random:99999>","ref":"<hex>","ms":<random:999>'
     ',"plan":"<word:plan>"}',
     '{"n":<number>,"user_id":"u<device>","email":"user<device>@example.com"'
     ',"name":"<word:first_name> <device>","traits":{"plan":"<word:plan>","seats":<random:50>}}',

@@ -1,4 +1,4 @@
-"""Make the columns of invented events and log entries, fast and the same every time.
+"""Write messages of invented events and log entries, fast and the same every time.
 
 What entry `n` looks like depends on the seed and `n` alone, whatever batch it is in.
 Every payload begins `{"n":<n>` with a running number, so that what landed somewhere can be
@@ -10,14 +10,27 @@ are copied 32 bytes at a time, so the output has SLACK_BYTES behind its last pay
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.kernels.cache import readonly
-from cdp_ray_sinks.batch.kernels.memory import copy_32, load_u16, store_u16, store_u64
+from cdp_ray_sinks.batch.kernels.memory import (
+    address_of,
+    copy_16,
+    copy_32,
+    copy_bytes,
+    load_u8,
+    load_u16,
+    load_u64,
+    store_u8,
+    store_u16,
+    store_u32,
+    store_u32_big,
+    store_u64,
+)
 
 FILL_END: Final = 0
 """Nothing: the template ends."""
@@ -43,19 +56,97 @@ KIND_IDENTIFY: Final = 1
 KIND_CONTEXT: Final = 2
 KIND_LOG: Final = 3
 
-_FILLS: Final = {
-    "": FILL_END,
-    "number": FILL_NUMBER,
-    "random": FILL_RANDOM,
-    "hex": FILL_HEX,
-    "word": FILL_WORD,
-    "device": FILL_DEVICE,
-}
-_HEX_DIGITS = np.frombuffer(b"".join(b"%02x" % value for value in range(256)), np.uint8)
-_DECIMAL_PAIRS = np.frombuffer(b"".join(b"%02d" % value for value in range(100)), np.uint8)
+BLOCK_BYTES: Final = 128
+"""What an entry begins with is copied as a block; per kind, it says:"""
+BLOCK_END: Final = 0
+"""bytes of it that are used,"""
+BLOCK_DEVICE: Final = 1
+"""where the device id goes, 0 for none,"""
+BLOCK_SESSION: Final = 2
+"""where the session id goes,"""
+BLOCK_TEXTS: Final = 3
+"""how many texts follow,"""
+BLOCK_FIRST_SLOT: Final = 4
+"""where the first text's offset goes, the next 4 bytes behind,"""
+BLOCK_FIRST_GROUP: Final = 5
+"""and the first text's group of cells."""
+BLOCK_COLUMNS: Final = 6
+TIME_OFFSET: Final = 44
+TYPE_OFFSET: Final = 52
+LEVEL_OFFSET: Final = 53
+PAYLOAD_SLOT: Final = 40
+
+CELL_BYTES: Final = 64
+"""A text as it is on the wire, count first, padded."""
+CELL_FIRST: Final = 0
+"""Per group: its first cell,"""
+CELL_COUNT: Final = 1
+"""and how many it has."""
+CELL_END: Final = 2
+"""Per cell: bytes of it that are used."""
+ENTRY_BYTES_MAX: Final = BLOCK_BYTES + 2 * CELL_BYTES + PAYLOAD_BYTES_MAX + SLACK_BYTES
 
 
-@njit(nogil=True, cache=True)
+class Job(NamedTuple):
+    """What to write: `entry_count` entries from `first_number` on, and how.
+
+    `identify_limit` and `context_limit` are the shares of IDENTIFY and of IDENTIFY +
+    CONTEXT, of 2**32. Times rise by `step_us`, the last is `time_ms`.
+    """
+
+    first_number: int
+    entry_count: int
+    events_per_message: int
+    seed: np.uint64
+    identify_limit: int
+    context_limit: int
+    is_log: bool
+    is_frame: bool
+    device_count: int
+    time_ms: int
+    step_us: int
+
+
+class Templates(NamedTuple):
+    """What is copied and filled in; see the constants above for the int64 tables."""
+
+    blocks: NDArray[np.uint8]
+    block_facts: NDArray[np.int64]
+    cells: NDArray[np.uint8]
+    cell_facts: NDArray[np.int64]
+    levels: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    pieces: NDArray[np.int64]
+    literals: NDArray[np.uint8]
+    words: NDArray[np.uint8]
+    word_lists: NDArray[np.int64]
+    hex_digits: NDArray[np.uint8]
+    pairs: NDArray[np.uint8]
+    device_ids: NDArray[np.uint8]
+    session_ids: NDArray[np.uint8]
+
+
+class _Addresses(NamedTuple):
+    """Where they are: references of arrays would be counted for every entry."""
+
+    out: int
+    blocks: int
+    block_facts: int
+    cells: int
+    cell_facts: int
+    levels: int
+    starts: int
+    pieces: int
+    literals: int
+    words: int
+    word_lists: int
+    hex_digits: int
+    pairs: int
+    device_ids: int
+    session_ids: int
+
+
+@njit(nogil=True, cache=True, forceinline=True)
 def mixed(seed, value):  # type: ignore[no-untyped-def]
     """64 random bits for (seed, value): splitmix64, https://prng.di.unimi.it/splitmix64.c."""
     bits = np.uint64(seed) + np.uint64(value) * np.uint64(0x9E3779B97F4A7C15)
@@ -64,253 +155,211 @@ def mixed(seed, value):  # type: ignore[no-untyped-def]
     return bits ^ (bits >> np.uint64(31))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def below(bits, limit):  # type: ignore[no-untyped-def]
     """A number in [0, limit) from the upper 32 of 64 random bits; limit below 2**31."""
     return np.int64(((bits >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32))
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _write_decimal(out, position, value, pairs):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True, forceinline=True)
+def _at(table: int, place: int) -> int:
+    """Value `place` of the int64 table at an address."""
+    return np.int64(load_u64(table, 8 * place))  # type: ignore[return-value]
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _write_decimal(out: int, position: int, value: int, pairs: int) -> int:
     """The digits of `value` at `position`; returns the end. No leading zeros."""
-    rest = np.uint64(value)  # unsigned: division by a constant is a multiplication then
+    rest: Any = np.uint64(value)  # unsigned: division by a constant is a multiplication then
     hundred, ten = np.uint64(100), np.uint64(10)
     end = position + 1
-    limit = ten
+    limit: Any = ten
     while rest >= limit and end - position < 19:
         end += 1
         limit *= ten
     place = end
     while rest >= hundred:
         place -= 2
-        store_u16(out, place, load_u16(pairs, np.int64(rest % hundred) << 1))
+        store_u16(out, place, load_u16(pairs, int(rest % hundred) << 1))
         rest //= hundred
     if rest >= ten:
-        store_u16(out, place - 2, load_u16(pairs, np.int64(rest) << 1))
+        store_u16(out, place - 2, load_u16(pairs, int(rest) << 1))
     else:
-        out[place - 1] = np.uint8(48) + np.uint8(rest)
+        store_u8(out, place - 1, 48 + int(rest))
     return end
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _write_payload(  # type: ignore[no-untyped-def]
-    out,
-    position,
-    number,
-    device,
-    bits,
-    pieces,
-    first_piece,
-    literals,
-    words,
-    word_lists,
-    hex_digits,
-    pairs,
-):
+@njit(nogil=True, cache=True, forceinline=True)
+def _write_payload(
+    at: _Addresses, position: int, kind: int, number: int, device: int, bits: Any
+) -> int:
     """One payload at `position`; returns its end. `bits` are the entry's random bits."""
-    piece = first_piece
+    piece = _at(at.starts, kind)
     while True:
-        copy_32(out, position, literals, PIECE_BYTES * piece)
-        position += pieces[piece, 0]
-        fill = pieces[piece, 1]
-        argument = pieces[piece, 2]
+        copy_32(at.out, position, at.literals, PIECE_BYTES * piece)
+        position += _at(at.pieces, 3 * piece)
+        fill = _at(at.pieces, 3 * piece + 1)
+        argument = _at(at.pieces, 3 * piece + 2)
         if fill == FILL_END:
             return position
         if fill == FILL_NOTHING:
             pass
         elif fill == FILL_NUMBER:
-            position = _write_decimal(out, position, number, pairs)
+            position = _write_decimal(at.out, position, number, at.pairs)
         elif fill == FILL_DEVICE:
-            position = _write_decimal(out, position, device, pairs)
+            position = _write_decimal(at.out, position, device, at.pairs)
         else:
             bits = bits * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
             if fill == FILL_RANDOM:
-                position = _write_decimal(out, position, below(bits, argument), pairs)
+                position = _write_decimal(at.out, position, below(bits, argument), at.pairs)
             elif fill == FILL_HEX:
                 rest = bits
                 for _ in range(8):
-                    digits = load_u16(hex_digits, np.int64(2 * (rest & np.uint64(255))))
-                    store_u16(out, position, digits)
+                    digits = load_u16(at.hex_digits, int(rest & np.uint64(255)) << 1)
+                    store_u16(at.out, position, digits)
                     position += 2
                     rest >>= np.uint64(8)
             else:
-                first, count = word_lists[argument, 0], word_lists[argument, 1]
-                word = first + below(bits, count)
-                copy_32(out, position, words, PIECE_BYTES * word)
-                position += word_lists[word, 2]
+                count = _at(at.word_lists, 3 * argument + 1)
+                word = _at(at.word_lists, 3 * argument) + below(bits, count)
+                copy_32(at.out, position, at.words, PIECE_BYTES * word)
+                position += _at(at.word_lists, 3 * word + 2)
         piece += 1
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _write_id(out, position, seed, value):  # type: ignore[no-untyped-def]
-    """A random (version 4) UUID for `value`."""
-    low = mixed(seed, 2 * value)
-    high = mixed(seed, 2 * value + 1)
-    low = (low & np.uint64(0xFF0FFFFFFFFFFFFF)) | np.uint64(0x0040000000000000)
-    high = (high & np.uint64(0xFFFFFFFFFFFFFF3F)) | np.uint64(0x0000000000000080)
-    store_u64(out, position, low)
-    store_u64(out, position + 8, high)
-
-
 @njit(nogil=True, cache=True)
-def fill_devices(seed, ids):  # type: ignore[no-untyped-def]
-    """Fill `ids` (u8[count, 16], flat) with as many random UUIDs."""
+def fill_ids(seed: Any, ids: NDArray[np.uint8]) -> None:
+    """Fill `ids` (16 B each, back to back) with random (version 4) UUIDs."""
     for place in range(len(ids) // 16):
-        _write_id(ids, 16 * place, seed, place)
+        low = mixed(seed, 2 * place)
+        high = mixed(seed, 2 * place + 1)
+        low = (low & np.uint64(0xFF0FFFFFFFFFFFFF)) | np.uint64(0x0040000000000000)
+        high = (high & np.uint64(0xFFFFFFFFFFFFFF3F)) | np.uint64(0x0000000000000080)
+        store_u64(ids, 16 * place, low)
+        store_u64(ids, 16 * place + 8, high)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _write_text(at: _Addresses, end: int, group: int, slot: int, bits: Any) -> int:
+    """One of the texts of `group` at `end`, its offset at `slot`; returns its end."""
+    count = _at(at.cell_facts, 3 * group + CELL_COUNT)
+    # A product of two: a few are common and most are rare, as in real streams.
+    place = below(bits, count) * (1 + below(bits << np.uint64(12), count)) // count
+    cell = _at(at.cell_facts, 3 * group + CELL_FIRST) + place
+    store_u32(at.out, slot, end - slot)
+    copy_32(at.out, end, at.cells, CELL_BYTES * cell)
+    copy_32(at.out, end + 32, at.cells, CELL_BYTES * cell + 32)
+    return end + _at(at.cell_facts, 3 * cell + CELL_END)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _write_entry(
+    at: _Addresses, entry: int, kind: int, number: int, device: int, bits: Any, time_ms: int
+) -> int:
+    """One Event or LogEntry at `entry`, 4-byte root offset first; returns its end."""
+    out = at.out
+    block = at.block_facts + 8 * BLOCK_COLUMNS * kind
+    for part in range(4):
+        copy_32(out, entry + 32 * part, at.blocks, BLOCK_BYTES * kind + 32 * part)
+    if _at(block, BLOCK_DEVICE) > 0:
+        copy_16(out, entry + _at(block, BLOCK_DEVICE), at.device_ids, 16 * device)
+    copy_16(out, entry + _at(block, BLOCK_SESSION), at.session_ids, 16 * device)
+    store_u64(out, entry + TIME_OFFSET, time_ms)
+    end = entry + _at(block, BLOCK_END)
+    for text in range(_at(block, BLOCK_TEXTS)):
+        slot = entry + _at(block, BLOCK_FIRST_SLOT) + 4 * text
+        group = _at(block, BLOCK_FIRST_GROUP) + text
+        end = _write_text(at, end, group, slot, bits << np.uint64(11 + text))
+    store_u32(out, entry + PAYLOAD_SLOT, end - entry - PAYLOAD_SLOT)
+    payload_end = _write_payload(at, end + 4, kind, number, device, bits)
+    store_u32(out, end, payload_end - end - 4)
+    store_u32(out, payload_end, 0)
+    return (payload_end + 3) & -4
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _write_data(at: _Addresses, data: int, count: int) -> int:
+    """EventData or LogData: root, vtable of one slot, table; where its vector begins."""
+    store_u32(at.out, data, 12)
+    store_u32(at.out, data + 4, 6 | 8 << 16)
+    store_u32(at.out, data + 8, 4)
+    store_u32(at.out, data + 12, 8)
+    store_u32(at.out, data + 16, 4)
+    store_u32(at.out, data + 20, count)
+    return data + 24
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _kind_of(job: Job, bits: Any) -> int:
+    if job.is_log:
+        return KIND_LOG
+    share = int(bits & np.uint64(0xFFFFFFFF))
+    if share >= job.context_limit:
+        return KIND_TRACK
+    return KIND_IDENTIFY if share < job.identify_limit else KIND_CONTEXT
 
 
 @njit(nogil=True, cache=True)
-def fill_entries(  # type: ignore[no-untyped-def]
-    first_number,
-    count,
-    seed,
-    kind_limits,
-    is_log,
-    device_count,
-    name_count,
-    time_ms,
-    step_us,
-    starts,
-    pieces,
-    literals,
-    words,
-    word_lists,
-    hex_digits,
-    pairs,
-    kinds,
-    times,
-    devices,
-    names,
-    payload_offsets,
-    payloads,
-):
-    """Entries number `first_number` on, `count` of them, as columns.
+def write_messages(
+    job: Job, head: Any, envelope: Any, templates: Templates, out: Any, offsets: Any
+) -> tuple[int, int]:
+    """The job's entries as records or, without their heads, as frames, into `out`.
 
-    `kind_limits` are the shares of IDENTIFY and of IDENTIFY + CONTEXT, of 2**32. Fills
-    kinds (KIND_*), times (ms, rising, the last is `time_ms`), devices (index), names
-    (index), payloads and payload_offsets (i32, count + 1). Stops early if `payloads` has
-    no room for another; returns how many entries were made.
+    `head` is what stands before a record's size (24 B), `envelope` a message up to its
+    data's count. Fills `offsets` (one more than messages) and returns (end of the last
+    message, mask of KIND_* seen); the end is -1 if `out` was too small.
     """
-    position = 0
-    payload_offsets[0] = 0
-    for row in range(count):
-        if position + PAYLOAD_BYTES_MAX + SLACK_BYTES > len(payloads):
-            return row
-        number = first_number + row
-        bits = mixed(seed, number)
-        kind = KIND_LOG
-        if not is_log:
-            share = np.int64(bits & np.uint64(0xFFFFFFFF))
-            kind = KIND_TRACK
-            if share < kind_limits[1]:
-                kind = KIND_IDENTIFY if share < kind_limits[0] else KIND_CONTEXT
-        device = below(bits, device_count)
-        kinds[row] = kind
-        times[row] = time_ms - ((count - 1 - row) * step_us) // 1000
-        devices[row] = device
-        # A product of two: a few names are common and most are rare, as with real events.
-        name = below(bits << np.uint64(11), name_count)
-        names[row] = name * (1 + below(bits << np.uint64(23), name_count)) // name_count
-        position = _write_payload(
-            payloads,
-            position,
-            number,
-            device,
-            bits,
-            pieces,
-            starts[kind],
-            literals,
-            words,
-            word_lists,
-            hex_digits,
-            pairs,
-        )
-        payload_offsets[row + 1] = position
-    return count
-
-
-class PayloadTemplates:
-    """Templates and word lists in the form that `fill_entries` takes.
-
-    `templates` has one per KIND_*: text with fills in angle brackets, `<number>`,
-    `<random:N>`, `<hex>`, `<word:LIST>`, `<device>`. Raises ValueError for a word of more
-    than PIECE_BYTES, or a template that could become longer than PAYLOAD_BYTES_MAX.
-    """
-
-    def __init__(self, templates: list[str], word_lists: dict[str, list[str]]) -> None:
-        self._list_places = {name: place for place, name in enumerate(word_lists)}
-        words = [word.encode() for group in word_lists.values() for word in group]
-        self.words = _in_pieces(words)
-        self.word_lists = np.zeros((max(len(words), len(word_lists)), 3), np.int64)
-        first = 0
-        for place, group in enumerate(word_lists.values()):
-            self.word_lists[place, :2] = first, len(group)
-            first += len(group)
-        self.word_lists[: len(words), 2] = [len(word) for word in words]
-        literals: list[bytes] = []
-        pieces: list[tuple[int, int, int]] = []
-        starts: list[int] = []
-        for template in templates:
-            starts.append(len(pieces))
-            parsed = self._parse(template)
-            if sum(len(literal) + PIECE_BYTES for literal, _, _ in parsed) > PAYLOAD_BYTES_MAX:
-                raise ValueError(f"too long a payload: {template!r}")
-            for literal, fill, argument in parsed:
-                literals.append(literal)
-                pieces.append((len(literal), fill, argument))
-        self.starts = np.array(starts, np.int64)
-        self.pieces = np.array(pieces, np.int64)
-        self.literals = _in_pieces(literals)
-        self.tables = (_HEX_DIGITS, _DECIMAL_PAIRS)
-
-    def _parse(self, template: str) -> list[tuple[bytes, int, int]]:
-        parsed = []
-        for part in template.split(">"):
-            text, _, fill = part.partition("<")
-            literal = text.encode()
-            while len(literal) > PIECE_BYTES:
-                parsed.append((literal[:PIECE_BYTES], FILL_NOTHING, 0))
-                literal = literal[PIECE_BYTES:]
-            name, _, argument = fill.partition(":")
-            place = self._list_places[argument] if name == "word" else int(argument or 0)
-            parsed.append((literal, _FILLS[name], place))
-        return parsed
-
-    @property
-    def arguments(self) -> tuple[NDArray[Any], ...]:
-        """What `fill_entries` takes of it, in its order."""
-        return (self.starts, self.pieces, self.literals, self.words, self.word_lists,
-                *self.tables)  # fmt: skip
-
-
-def _in_pieces(texts: list[bytes]) -> NDArray[np.uint8]:
-    """Each text in PIECE_BYTES of its own, one behind the other."""
-    too_long = [text for text in texts if len(text) > PIECE_BYTES]
-    if too_long:
-        raise ValueError(f"more than {PIECE_BYTES} bytes: {too_long[0]!r}")
-    joined = b"".join(text.ljust(PIECE_BYTES, b" ") for text in texts)
-    return readonly(np.frombuffer(joined, np.uint8))
+    t = templates
+    at = _Addresses(
+        address_of(out), address_of(t.blocks), address_of(t.block_facts), address_of(t.cells),
+        address_of(t.cell_facts), address_of(t.levels), address_of(t.starts),
+        address_of(t.pieces), address_of(t.literals), address_of(t.words),
+        address_of(t.word_lists), address_of(t.hex_digits), address_of(t.pairs),
+        address_of(t.device_ids), address_of(t.session_ids),
+    )  # fmt: skip
+    position, kinds = 0, 0
+    offsets[0] = 0
+    head_bytes = 0 if job.is_frame else len(head)
+    for first in range(0, job.entry_count, job.events_per_message):
+        entry_count = min(job.events_per_message, job.entry_count - first)
+        if position + 256 + 4 * entry_count > len(out):
+            return -1, 0
+        copy_bytes(out, position, head, 0, head_bytes)
+        message = position + head_bytes + 4
+        copy_bytes(out, message, envelope, 0, len(envelope))
+        data = message + len(envelope) + 4
+        slots = _write_data(at, data, entry_count)
+        entry = slots + 4 * entry_count
+        for row in range(first, first + entry_count):
+            if entry + ENTRY_BYTES_MAX > len(out):
+                return -1, 0
+            bits = mixed(job.seed, job.first_number + row)
+            kind = _kind_of(job, bits)
+            kinds |= 1 << kind
+            slot = slots + 4 * (row - first)
+            store_u32(at.out, slot, entry + 24 - slot)
+            level = load_u8(at.levels, below(bits << np.uint64(5), len(t.levels)))
+            time_ms = job.time_ms - (job.entry_count - 1 - row) * job.step_us // 1000
+            device = below(bits, job.device_count)
+            end = _write_entry(at, entry, kind, job.first_number + row, device, bits, time_ms)
+            if job.is_log:
+                store_u8(at.out, entry + LEVEL_OFFSET, level)
+            entry = end
+        store_u32(at.out, data - 4, entry - data)
+        store_u32_big(at.out, message - 4, entry - message)
+        position = entry
+        offsets[first // job.events_per_message + 1] = position
+    return position, kinds
 
 
 def warm() -> None:
     """Compile these kernels, or load them from the cache."""
-    templates = PayloadTemplates(['{"n":<number>}'] * 4, {"none": ["x"]})
-    fill_entries(
-        0,
-        1,
-        1,
-        np.zeros(2, np.int64),
-        False,
-        1,
-        1,
-        0,
-        1,
-        *templates.arguments,
-        np.zeros(1, np.uint8),
-        np.zeros(1, np.int64),
-        np.zeros(1, np.int64),
-        np.zeros(1, np.int64),
-        np.zeros(2, np.int32),
-        np.zeros(2048, np.uint8),
-    )
-    fill_devices(1, np.zeros(16, np.uint8))
+    nothing, numbers = readonly(np.zeros(64, np.uint8)), readonly(np.zeros(8, np.int64))
+    templates = Templates(
+        nothing, numbers, nothing, numbers, nothing, numbers, numbers, nothing, nothing,
+        numbers, nothing, nothing, nothing, nothing,
+    )  # fmt: skip
+    job = Job(0, 0, 1, np.uint64(1), 0, 0, False, False, 1, 0, 1)
+    offsets = np.zeros(1, np.uint64)
+    write_messages(job, nothing, nothing, templates, np.zeros(64, np.uint8), offsets)
+    fill_ids(np.uint64(1), np.zeros(16, np.uint8))
