@@ -8,7 +8,7 @@ sink with many chains does the parts itself, so that all of them share the synci
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,53 +17,31 @@ import xxhash
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.clock import Clock, SystemClock
 from cdp_ray_sinks.errors import FencedError, TerminalError, TransientError
+from cdp_ray_sinks.files.chain_options import ChainCounters, ChainOptions
 from cdp_ray_sinks.files.commit_index import RANGE_CHECKSUM, Commit, entries_of
 from cdp_ray_sinks.files.fence import Fence
 from cdp_ray_sinks.files.file_system import FileSystem, LocalFileSystem, error_text, transient
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.files.open_segments import Key, OpenSegments, SegmentCounters
 from cdp_ray_sinks.files.recovery import Damage
-from cdp_ray_sinks.files.rotation_policy import RotationPolicy
 from cdp_ray_sinks.files.sealer import Sealer
 from cdp_ray_sinks.files.segment import Segment, SegmentWriter
-from cdp_ray_sinks.files.sync import SyncPolicy, sync_segments
+from cdp_ray_sinks.files.sync import sync_made, sync_segments
+
+__all__ = ["Chain", "ChainCounters", "ChainOptions"]
 
 COMMIT_BATCHES_MAX: Final = 65_536
 _EXPIRE_INTERVAL_MS: Final = 3_600_000
 
 
-@dataclass(frozen=True, slots=True)
-class ChainOptions:
-    """How a chain treats its files; see `RotationPolicy`, `SyncPolicy` and `Fence`."""
-
-    policy: RotationPolicy = field(default_factory=RotationPolicy)
-    fsync: SyncPolicy = "commit"
-    fsync_interval_ms: int = 1000
-    open_partitions_max: int = 64
-    shared_file_system: bool = False
-    lease_s: int = 30
-
-
-@dataclass(slots=True)
-class ChainCounters:
-    """What a chain made durable since it was opened, and how often a write failed."""
-
-    batches: int = 0
-    messages: int = 0
-    events: int = 0
-    written_bytes: int = 0
-    commits: int = 0
-    write_failures: int = 0
-
-
 @dataclass(slots=True)
 class _Write:
-    """A commit that is written and waits to be confirmed."""
+    """A commit that is planned, or written and waits to be confirmed."""
 
     key: Key
     segment: Segment
     batches: Sequence[Batch]
-    written_bytes: int
+    written_bytes: int = 0
 
 
 class Chain:
@@ -192,34 +170,70 @@ class Chain:
         Raises TransientError if some are not: those are kept, and the next commit writes the
         same bytes again. Raises FencedError if a newer writer has come: the chain is dead.
         """
-        written = self.write_pending()
+        made = self.prepare()
+        written = self.write_pending(sync_made(self._fs, made) if self.syncs_files else {})
         self.confirm(sync_segments(self._fs, written) if self.syncs_commits else {})
 
     @property
+    def syncs_files(self) -> bool:
+        """Whether what `prepare` returns must be synced before `write_pending`."""
+        return self._options.fsync != "off"
+
+    @property
     def syncs_commits(self) -> bool:
-        """Whether the segments that `write_pending` returns must be synced before `confirm`."""
+        """Whether what `write_pending` returns must be synced before `confirm`."""
         return self._options.fsync == "commit"
 
-    def write_pending(self) -> list[Segment]:
-        """Write all appended batches; returns the segments they went to.
+    @property
+    def planned_segments(self) -> list[Segment]:
+        """Where `write_pending` will write."""
+        return [write.segment for write in self._writes]
 
-        A segment that can't be written is cut back; `confirm` then says so. Raises
+    def prepare(self) -> Mapping[Segment, Sequence[Path]]:
+        """Find or make a segment for each appended batch.
+
+        Returns the new segments, each with the directories that are to be synced for it.
+        What can't be made is left for the next commit; `confirm` then says so. Raises
         FencedError, and TransientError if the chain is not open.
         """
         self._problem = None
         self._undo_writes()
         if not self._accepted:
-            return []
+            return {}
         if not self._is_open:
             raise TransientError(f"the chain of {self.directory} is not open")
         self._check_fence()
         for key, batches in self._accepted.items():
             try:
                 for segment, run in self._runs(key, batches):
-                    self._write(key, segment, run)
+                    self._writes.append(_Write(key, segment, run))
             except OSError as error:
-                self.counters.write_failures += 1
-                self._problem = f"can't write {self.directory}/{key[0].path}: {error_text(error)}"
+                self._failed(f"can't write {self.directory}/{key[0].path}", error)
+        return dict(self.segments.unsynced)
+
+    def write_pending(self, failed: Mapping[Segment, OSError]) -> list[Segment]:
+        """Write what was prepared; returns the segments to be synced before `confirm`.
+
+        `failed` are the new segments that could not be synced. A segment that can't be
+        written is cut back; `confirm` then says so.
+        """
+        plan, self._writes = self._writes, []
+        for segment in list(self.segments.unsynced):
+            if segment in failed:
+                self._failed(f"can't sync the new {segment.path}", failed[segment])
+                self.segments.discard(segment)
+            else:
+                self.segments.keep(segment)
+        broken = {write.key for write in plan if write.segment in failed}
+        for write in plan:
+            if write.key in broken:
+                write.segment.is_taken = False
+                continue
+            try:
+                self._write(write)
+            except OSError as error:
+                broken.add(write.key)
+                self._failed(f"can't write {write.segment.path}", error)
         return [write.segment for write in self._writes]
 
     def confirm(self, failed: Mapping[Segment, OSError]) -> None:
@@ -237,7 +251,7 @@ class Chain:
             error = failed.get(write.segment)
             if error is not None:
                 self.segments.counters.sync_failures += 1
-                self._problem = f"can't sync {write.segment.path}: {error_text(error)}"
+                self._failed(f"can't sync {write.segment.path}", error)
             if error is not None or write.key in broken:
                 # Later runs of the same stream are undone too, or they would overtake it.
                 broken.add(write.key)
@@ -288,9 +302,10 @@ class Chain:
                 place += 1
             yield segment, run
 
-    def _write(self, key: Key, segment: Segment, batches: list[Batch]) -> None:
+    def _write(self, write: _Write) -> None:
+        segment, batches = write.segment, write.batches
         buffers = self._writer.encode(batches)
-        held = sum(buffer.nbytes for buffer in buffers)
+        write.written_bytes = sum(buffer.nbytes for buffer in buffers)
         range_checksum = 0
         if self._writer.index_flags & RANGE_CHECKSUM:
             hasher = xxhash.xxh3_64()
@@ -301,21 +316,31 @@ class Chain:
         lows = [self.ledger.low_of(header.producer, header.epoch) for header in headers]
         now_ms = self._clock.now_ms()
         start = segment.confirmed.end_offset
-        commit = Commit(start, start + held, range_checksum, now_ms, entries_of(headers, lows))
+        end, entries = start + write.written_bytes, entries_of(headers, lows)
+        commit = Commit(start, end, range_checksum, now_ms, entries)
+        self._writes.append(write)
         try:
             segment.write(self._fs, buffers, commit, now_ms, will_sync=self.syncs_commits)
         except OSError:
+            self._writes.pop()
             try:
                 segment.take_back(self._fs)
             except OSError:
-                self.segments.retire(key, segment)
+                self.segments.retire(write.key, segment)
             raise
-        self._writes.append(_Write(key, segment, batches, held))
+
+    def _failed(self, what: str, error: OSError) -> None:
+        self.counters.write_failures += 1
+        self._problem = f"{what}: {error_text(error)}"
 
     def _undo_writes(self) -> None:
-        """Take back what an interrupted commit has written and never confirmed."""
+        """Take back what an interrupted commit has planned or written and never confirmed."""
         for write in self._writes:
-            self.segments.retire(write.key, write.segment)
+            segment = write.segment
+            if segment.written == segment.confirmed:
+                segment.is_taken = False
+            else:
+                self.segments.retire(write.key, segment)
         self._writes.clear()
 
     def _settle(self, write: _Write, now_ms: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +30,7 @@ from cdp_ray_sinks.files.file_system import (
 )
 from cdp_ray_sinks.files.sealer import Sealer
 from cdp_ray_sinks.files.segment import Segment, SegmentWriter
-from cdp_ray_sinks.files.sync import sync_segments
+from cdp_ray_sinks.files.sync import sync_made, sync_segments
 
 OPEN_CHAINS_MAX: Final = 4096
 _DESCRIPTORS_SPARE: Final = 1024
@@ -136,22 +136,9 @@ class ChainSet:
         writer; the others are durable all the same.
         """
         problems: dict[int, SinkError] = {}
-        wave: list[tuple[Chain, list[Segment]]] = []
-        for chain in list(self._dirty.values()):
-            try:
-                written = chain.write_pending()
-            except (TransientError, FencedError) as error:
-                problems[chain.workspace_id] = error
-                continue
-            wave.append((chain, written))
-            for segment in written:
-                self._recent[segment] = chain
-                self._recent.move_to_end(segment)
-            if 2 * len(self._recent) > self._open_files_max:
-                self._confirm(wave, problems)
-                wave = []
-                self._park()
-        self._confirm(wave, problems)
+        waiting = deque(self._dirty.values())
+        while waiting:
+            self._flush_some(waiting, problems)
         self._raise(problems)
 
     def tick(self, now_ms: int) -> None:
@@ -186,19 +173,33 @@ class ChainSet:
             self._recent.clear()
             self._sealer.close()
 
-    def _confirm(
-        self, wave: Sequence[tuple[Chain, list[Segment]]], problems: dict[int, SinkError]
-    ) -> None:
-        failed: dict[Segment, OSError] = {}
-        if self._options.fsync == "commit":
-            failed = sync_segments(self._fs, [s for _, written in wave for s in written])
-        for chain, _ in wave:
+    def _flush_some(self, waiting: deque[Chain], problems: dict[int, SinkError]) -> None:
+        """Flush as many of the waiting chains, one at least, as may have files open at once."""
+        self._park()
+        wave: list[Chain] = []
+        made: dict[Segment, Sequence[Path]] = {}
+        while waiting and (not wave or 2 * len(self._recent) < self._open_files_max):
+            chain = waiting.popleft()
+            try:
+                made.update(chain.prepare())
+            except (TransientError, FencedError) as error:
+                problems[chain.workspace_id] = error
+                continue
+            wave.append(chain)
+            for segment in chain.planned_segments:
+                self._recent[segment] = chain
+                self._recent.move_to_end(segment)
+        not_made = sync_made(self._fs, made) if self._options.fsync != "off" else {}
+        written = [segment for chain in wave for segment in chain.write_pending(not_made)]
+        failed = sync_segments(self._fs, written) if self._options.fsync == "commit" else {}
+        for chain in wave:
             try:
                 chain.confirm(failed)
             except (TransientError, FencedError) as error:
                 problems[chain.workspace_id] = error
             if not chain.is_dirty:
                 self._dirty.pop(chain.workspace_id, None)
+        self._park()
 
     def _raise(self, problems: Mapping[int, SinkError]) -> None:
         fenced = next((e for e in problems.values() if isinstance(e, FencedError)), None)
@@ -213,7 +214,10 @@ class ChainSet:
 
     def _park(self) -> None:
         """Close the least recently written files, down to half of what may be open."""
-        self._drop_closed()
+        if 2 * len(self._recent) >= self._open_files_max:
+            self._drop_closed()
+        if 2 * len(self._recent) < self._open_files_max:
+            return
         while 4 * len(self._recent) > self._open_files_max:
             segment, chain = self._recent.popitem(last=False)
             chain.segments.park(segment)

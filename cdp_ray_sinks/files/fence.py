@@ -56,7 +56,8 @@ class Fence:
         directory and the process), or if the directory can't be written.
         """
         with transient(f"can't take {self.directory}"):
-            make_directories(self.directory)
+            make_directories(self.directory.parent.parent)
+            make_directories(self.directory, sync=self.is_shared)
             if not self.is_shared:
                 self._lock()
             try:
@@ -125,10 +126,11 @@ class Fence:
             break
         try:
             os.write(fd, _holder().encode())
-            os.fsync(fd)
+            if self.is_shared:  # on one host no writer outlives the page cache
+                os.fsync(fd)
+                sync_directory(self.directory)
         finally:
             os.close(fd)
-        sync_directory(self.directory)
         self.epoch = epoch
         self._next = str(self.directory / f"{_EPOCH_PREFIX}{epoch + 1}")
         for old in sorted(epochs)[: 1 - _EPOCHS_KEPT]:

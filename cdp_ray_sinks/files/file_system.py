@@ -55,6 +55,10 @@ class FileSystem(Protocol):
         """On return all bytes of the file system that holds the file are on the disk."""
         ...
 
+    def sync_directory(self, directory: Path) -> None:
+        """On return the names in the directory are on the disk."""
+        ...
+
 
 class LocalFileSystem:
     """The system calls themselves."""
@@ -86,6 +90,10 @@ class LocalFileSystem:
         if _libc.syncfs(fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+
+    def sync_directory(self, directory: Path) -> None:
+        """fsync(2) of a directory."""
+        sync_directory(directory)
 
 
 def write_fully(

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX
 from cdp_ray_sinks.files.fence import LANE_DIRECTORY
-from cdp_ray_sinks.files.file_system import make_directories, sync_directory
+from cdp_ray_sinks.files.file_system import make_directories
 
 _SLASH: Final = "~"
 _SUFFIX: Final = ".open"
@@ -53,12 +53,10 @@ class OpenMarks:
                 marks.append(Mark(int(number), "/".join(parts)))
         return sorted(marks)
 
-    def add(self, mark: Mark, *, sync: bool = True) -> None:
-        """Make a mark and sync its directory; raises OSError."""
-        make_directories(self.directory, sync=sync)
+    def add(self, mark: Mark) -> None:
+        """Make a mark; its directory is not synced. Raises OSError."""
+        make_directories(self.directory, sync=False)
         os.close(os.open(self._file(mark), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        if sync:
-            sync_directory(self.directory)
 
     def remove(self, marks: Iterable[Mark]) -> None:
         """Remove marks; not synced, because one too many does no harm."""

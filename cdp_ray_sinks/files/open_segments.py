@@ -26,6 +26,7 @@ Key: TypeAlias = tuple[Partition, str]
 
 DAMAGE_MAX: Final = 1000
 _PLACES_KEPT_MAX: Final = 1024
+_DIRECTORIES_KEPT_MAX: Final = 1024
 
 
 @dataclass(slots=True)
@@ -77,6 +78,10 @@ class OpenSegments:
         self._full: list[Segment] = []
         self._leaving: dict[int, Segment] = {}
         self._inherited: list[tuple[Mark, Inspection]] = []
+        self.unsynced: dict[Segment, list[Path]] = {}
+        """New segments that may not be written yet, and the directories that name them."""
+        self._covers: dict[Segment, list[Mark]] = {}
+        self._lasting: set[Path] = set()
         self._lease_was_over = False
         self._troubled: set[int] = set()
         self._finished: deque[tuple[Segment, Task, Exception | None]] = deque()
@@ -147,14 +152,16 @@ class OpenSegments:
     def for_write(self, key: Key, more_bytes: int, fits: Callable[[int, int], bool]) -> Segment:
         """The open segment of `key` if that many more bytes fit in, or a new one.
 
-        It has no unconfirmed write. Raises OSError; then no segment was made.
+        It is taken until its next `confirm` or `take_back`: one commit at a time goes into
+        a segment. A new one is in `unsynced`. Raises OSError; then no segment was made.
         """
         segment = self._open.get(key)
         if (
             segment is not None
-            and segment.written == segment.confirmed
+            and not segment.is_taken
             and fits(segment.written.end_offset, more_bytes)
         ):
+            segment.is_taken = True
             self._open.move_to_end(key)
             return segment
         if segment is None and len(self._open) >= self._open_partitions_max:
@@ -162,14 +169,35 @@ class OpenSegments:
         fresh = self._make(key)
         if segment is not None:
             self._full.append(segment)
+        fresh.is_taken = True
         self._open[key] = fresh
         self._open.move_to_end(key)
         return fresh
 
+    def keep(self, segment: Segment) -> None:
+        """A new segment's files, names and snapshot are on the disk: it may be written."""
+        self._lasting.update(self.unsynced.pop(segment, ()))
+        if len(self._lasting) > _DIRECTORIES_KEPT_MAX:
+            self._lasting.clear()
+        self._marks.remove(self._covers.pop(segment, ()))
+
+    def discard(self, segment: Segment) -> None:
+        """A new segment could not be synced: remove it, as far as that goes."""
+        self.unsynced.pop(segment, None)
+        self._places.pop(segment.key, None)
+        self._covered_marks += self._covers.pop(segment, ())
+        if self._open.get(segment.key) is segment:
+            del self._open[segment.key]
+        if segment in self._full:
+            self._full.remove(segment)
+        with suppress(OSError):  # it is empty and marked: the next start removes it
+            segment.remove()
+            self._marks.remove([segment.mark])
+
     def _make(self, key: Key) -> Segment:
         partition, stream = key
         directory = self._directory / partition.path
-        make_directories(directory, sync=self._sync)
+        make_directories(directory, sync=False)
         place = self._places.get(key, 0)
         while True:
             path = directory / segment_name(stream, place, self._suffix)
@@ -193,20 +221,33 @@ class OpenSegments:
         )
         segment = Segment(path, mark, header, partition, stream)
         self._take_finished()
-        covered, self._covered_marks = self._covered_marks, []
         try:
-            self._marks.add(mark, sync=self._sync)
-            segment.create(self._fs, self._ledger.snapshot(), sync=self._sync)
+            self._marks.add(mark)
+            segment.create(self._fs, self._ledger.snapshot())
         except OSError as error:
-            self._covered_marks += covered
             self._marks.remove([mark])
             if isinstance(error, FileExistsError):
                 return None
             raise
         self._next_number += 1
         self.counters.made += 1
-        self._marks.remove(covered)
+        self._covers[segment], self._covered_marks = self._covered_marks, []
+        self.unsynced[segment] = self._directories_of(segment)
         return segment
+
+    def _directories_of(self, segment: Segment) -> list[Path]:
+        """The directories to be synced for the segment to be found after a power cut.
+
+        Its partition's and the marks', which have a new name in them, and those above as
+        far as this process has not synced the name of the one below.
+        """
+        changed = [segment.path.parent, self._marks.directory]
+        for directory in tuple(changed):
+            below = directory
+            while below not in self._lasting and below != self._directory.parent:
+                below = below.parent
+                changed.append(below)
+        return list(dict.fromkeys(changed))
 
     # -- sealing --------------------------------------------------------------------------
 
@@ -291,7 +332,7 @@ class OpenSegments:
 
     def _seal_least_recent(self) -> None:
         for key, segment in self._open.items():
-            if segment.written == segment.confirmed:
+            if not segment.is_taken:
                 self.seal(key)
                 return
 

@@ -94,6 +94,8 @@ class Segment:
         self.last_write_ms = header.created_at_ms
         self.sync_failed = False
         self.is_sync_queued = False
+        self.is_taken = False
+        """A commit is planned for it, or written and not yet confirmed."""
         self._data_fd = -1
         self._index_fd = -1
 
@@ -119,8 +121,8 @@ class Segment:
             self._open(0)
         return self._data_fd, self._index_fd
 
-    def create(self, fs: FileSystem, ledger: Sequence[LedgerEntry], *, sync: bool) -> None:
-        """Make both files, with the index header and the ledger snapshot on the disk.
+    def create(self, fs: FileSystem, ledger: Sequence[LedgerEntry]) -> None:
+        """Make both files, with the index header and the ledger snapshot; not synced.
 
         Raises FileExistsError if the name is taken; any other OSError leaves no file.
         """
@@ -128,13 +130,8 @@ class Segment:
         try:
             start = self.header.to_bytes() + snapshot_records(ledger)
             append_fully(fs, self._index_fd, start)
-            if sync:
-                fs.sync(self._index_fd)
-                sync_directory(self.path.parent)
         except OSError:
-            self.close()
-            self.index_path.unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)
+            self.remove()
             raise
         self.confirmed = self.written = self.synced = Totals(index_bytes=len(start))
 
@@ -171,6 +168,7 @@ class Segment:
         fs.truncate(index_fd, self.confirmed.index_bytes)
         fs.truncate(data_fd, self.confirmed.end_offset)
         self.written = self.confirmed
+        self.is_taken = False
 
     def sync(self, fs: FileSystem) -> None:
         """On return all that was written before the call is on the disk.
@@ -189,6 +187,17 @@ class Segment:
     def confirm(self) -> None:
         """What was written is the segment's last good commit now."""
         self.confirmed = self.written
+        self.is_taken = False
+
+    def sync_index(self, fs: FileSystem) -> None:
+        """On return the index header and the ledger snapshot are on the disk; raises OSError."""
+        fs.sync(self.descriptors[1])
+
+    def remove(self) -> None:
+        """Close and delete both files, which nobody has been told of; raises OSError."""
+        self.close()
+        self.index_path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def seal(self, fs: FileSystem, now_ms: int, *, sync: bool) -> None:
         """Append the seal record behind the last confirmed commit.

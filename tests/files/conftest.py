@@ -25,7 +25,7 @@ from cdp_ray_sinks.files.commit_index import (
     entries_of,
     parse_index,
 )
-from cdp_ray_sinks.files.file_system import LocalFileSystem
+from cdp_ray_sinks.files.file_system import LocalFileSystem, opened
 from cdp_ray_sinks.files.rotation_policy import RotationPolicy
 
 WORKSPACE = 42
@@ -163,6 +163,11 @@ class FailingFileSystem(LocalFileSystem):
     def sync_all(self, fd: int) -> None:
         self._visit("sync_all", fd)
         super().sync_all(fd)
+
+    def sync_directory(self, directory: Path) -> None:
+        with opened(directory) as fd:
+            self._visit("sync_directory", fd)
+        super().sync_directory(directory)
 
     def fail_once(self, operation: str, suffix: str, number: int = errno.EIO) -> None:
         """The next such call on a file whose name ends so fails."""

@@ -173,6 +173,45 @@ def test_after_a_failed_sync_the_descriptor_is_never_synced_again(bench: Any, su
     assert bench.known(bench.chain()) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [("sync", "data.bin.idx"), ("sync_directory", "00"), ("sync_directory", "42"),
+     ("sync_directory", "open"), ("append", "data.bin.idx")],
+)  # fmt: skip
+def test_a_segment_that_can_not_be_made_lasting_is_not_written(
+    bench: Any, operation: str, name: str
+) -> None:
+    """Its names, its header and the ledger must be on the disk before any batch."""
+    chain = bench.chain()
+    bench.fs.fail_once(operation, name)
+    chain.append(bench.batch(0))
+    with pytest.raises(TransientError, match="EIO"):
+        chain.commit()
+    assert bench.data_files == []
+    assert ("write", "data.bin") not in bench.fs.calls
+    chain.commit()
+    assert bench.data_files == ["2026-01-01/00/data.bin"]
+    assert bench.stored() == [0]
+
+
+def test_what_names_a_segment_is_synced_before_it_is_written(bench: Any) -> None:
+    """All directories down from the base for the first, its own and the marks' for the next."""
+    chain = bench.chain(segment_bytes_max=60)
+    chain.append(bench.batch(0))
+    chain.commit()
+    first = [name for call, name in bench.fs.calls if call == "sync_directory"]
+    above = {bench.base.name, "42", ".lane", "open", "2026-01-01", "00"}
+    assert set(first) == above
+    assert len(first) == len(above)
+    assert bench.fs.calls.index(("write", "data.bin")) > len(first)
+    bench.fs.calls.clear()
+    chain.append(bench.batch(1))
+    chain.append(bench.batch(2, received_at_ms=bench.hand.start_ms + HOUR_MS))
+    chain.commit()
+    later = [name for call, name in bench.fs.calls if call == "sync_directory"]
+    assert sorted(later) == ["00", "01", "2026-01-01", "open"]
+
+
 def test_a_kill_right_after_a_failed_sync_leaves_no_second_copy(bench: Any) -> None:
     """Before the failed segment could be sealed anew."""
     chain = bench.chain()
@@ -283,7 +322,8 @@ def test_a_fence_that_can_not_be_seen_acknowledges_nothing(bench: Any) -> None:
     fence = chain._fence
     before = fence._next
     chain.append(bench.batch(1))
-    written = chain.write_pending()
+    chain.prepare()
+    written = chain.write_pending({})
     fence._next = "x" * 300  # ENAMETOOLONG
     with pytest.raises(TransientError, match="ENAMETOOLONG"):
         chain.confirm({})

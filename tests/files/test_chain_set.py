@@ -82,8 +82,10 @@ def test_few_segments_are_synced_each_and_many_at_once(bench: Any, open_set: Any
 def test_a_failed_sync_of_many_costs_no_batch_and_makes_no_copy(bench: Any, open_set: Any) -> None:
     """All their segments are retired; the next flush writes the groups anew."""
     chains = open_set()
-    bench.fs.fail_once("sync_all", "")
     append(bench, chains, range(1, 31))
+    chains.flush()
+    bench.fs.fail_once("sync_all", "")
+    append(bench, chains, range(1, 31), 1)
     with pytest.raises(PartialFlushError) as caught:
         chains.flush()
     assert len(caught.value.failures) == 30
@@ -91,7 +93,22 @@ def test_a_failed_sync_of_many_costs_no_batch_and_makes_no_copy(bench: Any, open
     chains.close()
     for workspace_id in range(1, 31):
         files = sorted((bench.base / str(workspace_id)).rglob("*.bin"))
-        assert [path.stat().st_size > 0 for path in files] == [True, False]  # data-1, data
+        assert [path.name for path in files] == ["data-1.bin", "data.bin"]
+        assert files[0].stat().st_size == files[1].stat().st_size > 0
+
+
+def test_new_segments_that_can_not_be_synced_are_removed(bench: Any, open_set: Any) -> None:
+    """Nothing was written to them; the next flush makes them again under the same names."""
+    chains = open_set()
+    bench.fs.fail_once("sync_all", "")
+    append(bench, chains, range(1, 31))
+    with pytest.raises(PartialFlushError) as caught:
+        chains.flush()
+    assert len(caught.value.failures) == 30
+    assert list(bench.base.rglob("*.bin*")) == []
+    chains.flush()
+    assert len(list(bench.base.rglob("data.bin"))) == 30
+    assert sequences(chains, 30) == {0}
 
 
 def test_open_files_stay_below_their_bound_without_new_segments(bench: Any, open_set: Any) -> None:
