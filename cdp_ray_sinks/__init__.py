@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId
-    from cdp_ray_sinks.batch.builder import BatchBuilder
+    from cdp_ray_sinks.batch.builder import BatchBuilder, batch_of_messages
     from cdp_ray_sinks.batch.columns import decode_events, decode_logs
     from cdp_ray_sinks.batch.encoding import encode_events, encode_logs
     from cdp_ray_sinks.batch.enums import EventType, LogLevel, SchemaType
@@ -74,6 +74,7 @@ __all__ = [
     "TcpConfig",
     "TerminalError",
     "TransientError",
+    "batch_of_messages",
     "decode_events",
     "decode_logs",
     "encode_events",

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 MODULES: Final = {
     "cdp_ray_sinks.batch.batch": ("Batch", "BatchHeader", "BatchId"),
-    "cdp_ray_sinks.batch.builder": ("BatchBuilder",),
+    "cdp_ray_sinks.batch.builder": ("BatchBuilder", "batch_of_messages"),
     "cdp_ray_sinks.batch.columns": ("decode_events", "decode_logs"),
     "cdp_ray_sinks.batch.encoding": ("encode_events", "encode_logs"),
     "cdp_ray_sinks.batch.enums": ("EventType", "LogLevel", "SchemaType"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cdp_ray_sinks.cli.output import (
     bytes_text,
     count_text,
+    escaped,
     print_json,
     say,
     say_error,
@@ -22,6 +23,7 @@ from cdp_ray_sinks.cli.output import (
 )
 from cdp_ray_sinks.config import load
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
+from cdp_ray_sinks.placeholders import paths_in
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -60,6 +62,9 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
         print_json(summary)
     else:
         print_summary(summary)
+        for name, sink in config.active_sinks().items():
+            for place in paths_in(sink).values():
+                print(escaped(f"{name}: {place}"))
     if failure is not None:
         say_error(str(failure))
     return 0 if failure is None else 1
@@ -79,7 +84,7 @@ def _run_and_drain(pipeline: Pipeline, duration_s: float | None) -> CdpError | N
         except CdpError as error:
             failure = error
         if stop.is_set():
-            say("draining; Ctrl-C again leaves at once")
+            say("draining; Ctrl-C now leaves at once")
         try:
             pipeline.drain()
         except DrainTimeoutError as error:
@@ -197,8 +202,12 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         highlight=False, markup=False, width=None if sys.stdout.isatty() else TABLE_COLUMNS
     )
     for name, counters in summary["sources"].items():
-        counts = ", ".join(f"{count_text(v)} {k}" for k, v in counters.items() if v)
-        console.print(f"source {name}: {counts or 'nothing'}")
+        counts = [
+            bytes_text(count) if key == "bytes" else f"{count_text(count)} {key.replace('_', ' ')}"
+            for key, count in counters.items()
+            if count and key != "port"
+        ]
+        console.print(f"source {name}: {', '.join(counts) or 'nothing'}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("sink")
     heads = ["events", "messages", "batches", "bytes", "MB/s", "errors", "dropped", "dead letters"]
