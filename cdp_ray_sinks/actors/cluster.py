@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from logging import ERROR
 import os
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def connect(config: PipelineConfig) -> bool:
 def _join(address: str, namespace: str) -> None:
     try:
         ray.init(
-            address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR
+            address=address, namespace=namespace, log_to_driver=False, logging_level=ERROR
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"ray.address = {address!r}: {error}") from None
