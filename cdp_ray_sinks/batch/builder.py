@@ -144,14 +144,17 @@ class BatchBuilder:
             self.message_count += int(taken) - place
             self.record_bytes = int(position)
             place = int(taken)
-            if place < len(selected) and not self._make_room(int(run.lengths[selected[place]])):
+            if place == len(selected) or not self._make_room(run, int(selected[place])):
                 break
         if self.record_bytes > before:
             self._checksum.update(self._records[before : self.record_bytes].data)
         return place
 
-    def _make_room(self, message_bytes: int) -> bool:
+    def _make_room(self, run: MessageRun, message: int) -> bool:
         """Grow the buffers for one more message; False when the batch is full."""
+        start, message_bytes = int(run.starts[message]), int(run.lengths[message])
+        if start < 0 or message_bytes < 0 or start + message_bytes > len(run.buffer):
+            raise ValueError(f"message {message} does not lie in its buffer")
         if self.message_count >= self._message_count_max:
             return False
         wanted = self.record_bytes + RECORD_PREFIX_BYTES + message_bytes

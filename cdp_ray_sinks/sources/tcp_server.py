@@ -56,6 +56,7 @@ class TcpSource:
         self._run = MessageRun(4096)
         self._connections: dict[int, Connection] = {}
         self._partial_bytes_total = 0
+        self._is_accepting_paused = False
         self._accept_again_at_ms = 0
         self.ready = threading.Event()
         self.address = ""
@@ -119,6 +120,9 @@ class TcpSource:
         wait_ms: int,
     ) -> int:
         """Wait, read each socket that has something once; returns how many had."""
+        if self._is_accepting_paused and self._clock.monotonic_ms() >= self._accept_again_at_ms:
+            self._is_accepting_paused = False
+            selector.register(listener, selectors.EVENT_READ)
         ready = selector.select(wait_ms / 1000)
         for key, _ in ready:
             if key.data is None:
@@ -143,8 +147,6 @@ class TcpSource:
                 return
 
     def _accept(self, selector: selectors.BaseSelector, listener: socket.socket) -> None:
-        if self._clock.monotonic_ms() < self._accept_again_at_ms:
-            return
         for _ in range(_ACCEPTS_PER_TURN_MAX):
             try:
                 client, name = listener.accept()
@@ -153,6 +155,8 @@ class TcpSource:
             except OSError:  # out of descriptors, or the client is gone: try again later
                 self._counters["accept_errors"] += 1
                 self._accept_again_at_ms = self._clock.monotonic_ms() + _ACCEPT_PAUSE_MS
+                self._is_accepting_paused = True
+                selector.unregister(listener)
                 return
             self._counters["connections_total"] += 1
             if len(self._connections) >= self._config.connection_count_max:
@@ -182,11 +186,13 @@ class TcpSource:
         except OSError:  # reset by the peer, or timed out by keep-alive
             self._counters["connections_broken"] += 1
             received = filled = 0
+        self._partial_bytes_total += connection.held_bytes - held_before
         if received == 0:
             self._close(selector, connection)
             return
         self._counters["bytes"] += received
         connection.received_at_monotonic_ms = self._clock.monotonic_ms()
+        held_before = connection.held_bytes
         finished = connection.take_finished()
         if finished is not None:
             self._take(finished, len(finished), connection, collector)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import socket
 import struct
 import threading
@@ -9,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import xxhash
 
@@ -404,6 +408,33 @@ def test_unfinished_frames_together_are_bounded(
         client.close()
 
 
+def test_running_out_of_descriptors_is_survived(
+    api_keys: Path, run_source: Any, wire: Any, taker: Any
+) -> None:
+    """Accepting pauses, those connected are served, and the next one is taken later."""
+    running = run_source(source_of(api_keys))
+    port = running.counter("port")
+    served, late = running.connect(), socket.socket()
+    wire.wait_until(lambda: running.counter("connections_active") == 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with served, late, contextlib.ExitStack() as taken:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 20, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.enter_context(Path(os.devnull).open())
+            late.connect(("127.0.0.1", port))
+            wire.wait_until(lambda: running.counter("accept_errors") >= 1)
+            served.sendall(wire.frame(wire.one))
+            wire.wait_until(lambda: taker.events == 1)
+            assert running.counter("accept_errors") < 5
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        late.sendall(wire.frame(wire.one))
+        wire.wait_until(lambda: taker.events == 2)
+    running.finish()
+
+
 def test_an_address_in_use_is_a_config_error(api_keys: Path, taker: Any) -> None:
     """The error names the address and why it can't be had."""
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -441,3 +472,27 @@ def test_keys_can_be_reloaded_while_it_runs(
         wire.wait_until(lambda: running.counter("messages") == 2)
     running.finish()
     assert [b.header.workspace_id for b in taker.batches] == [3] * len(taker.batches)
+
+
+def test_hostile_streams_never_hurt_a_neighbour(
+    api_keys: Path, run_source: Any, wire: Any, taker: Any
+) -> None:
+    """Bent frames and noise on many connections; a good client's events all land."""
+    random = np.random.default_rng(5)
+    running = run_source(source_of(api_keys))
+    good = wire.frame(wire.two, [b'{"n":1}'])
+    with running.connect() as neighbour:
+        for turn in range(150):
+            stream = bytearray(wire.frame(wire.one, [b"p" * 50] * 3) * 20)
+            for _ in range(int(random.integers(1, 12))):
+                stream[int(random.integers(len(stream)))] = int(random.integers(256))
+            if turn % 5 == 0:
+                stream = bytearray(random.bytes(2000))
+            with running.connect() as client, contextlib.suppress(ConnectionError):
+                client.sendall(stream)
+            neighbour.sendall(good)
+        wire.wait_until(lambda: len(taker.messages(2)) == 150)
+        wire.wait_until(lambda: running.counter("connections_active") == 1)
+    running.finish()
+    assert taker.messages(2) == [without_key(good[4:], wire.two)] * 150
+    assert running.counter("errors") > 50

@@ -9,6 +9,8 @@ message whose key bytes overlap any other part of its envelope or data is malfor
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -73,13 +75,15 @@ TALLY_COLUMNS = 6
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _is_apart(key, first, end):  # type: ignore[no-untyped-def]
+def _is_apart(key: int, first: int, end: int) -> bool:
     """Whether the key bytes at `key` and the bytes [first, end) have none in common."""
     return key >= end or first >= key + _KEY_BYTES
 
 
 @njit(nogil=True, cache=True)
-def _key_is_apart(buffer, start, end, table, vtable, key, data, source_ip):  # type: ignore[no-untyped-def]
+def _key_is_apart(
+    buffer: Any, start: int, end: int, table: int, vtable: int, key: int, data: int, source_ip: int
+) -> bool:
     """Whether no byte of the key belongs to anything else of the envelope."""
     if not _is_apart(key, start, start + 4):
         return False
@@ -108,14 +112,14 @@ def _key_is_apart(buffer, start, end, table, vtable, key, data, source_ip):  # t
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _key_slot(low, high, capacity):  # type: ignore[no-untyped-def]
+def _key_slot(low: Any, high: Any, capacity: int) -> Any:
     """First place to look for a key in a table of `capacity` (a power of two) rows."""
     mixed = (low ^ (high * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xD6E8FEB86659FD93)
     return np.int64((mixed >> np.uint64(32)) & np.uint64(capacity - 1))
 
 
 @njit(nogil=True, cache=True)
-def _find_workspace(buffer, key, key_table, capacity):  # type: ignore[no-untyped-def]
+def _find_workspace(buffer: int, key: int, key_table: int, capacity: int) -> Any:
     """The workspace of the 16 key bytes at `key`, 0 when unknown.
 
     `buffer` and `key_table` (of `capacity` rows) are addresses. A row is compared whole,
@@ -138,7 +142,7 @@ def _find_workspace(buffer, key, key_table, capacity):  # type: ignore[no-untype
 
 
 @njit(nogil=True, cache=True)
-def _fill_key_table(keys, workspaces, key_table):  # type: ignore[no-untyped-def]
+def _fill_key_table(keys: Any, workspaces: Any, key_table: Any) -> None:
     capacity = len(key_table)
     for row in range(len(workspaces)):
         low, high = load_u64(keys, 16 * row), load_u64(keys, 16 * row + 8)
@@ -167,7 +171,7 @@ def key_table_of(keys: bytes, workspaces: list[int]) -> NDArray[np.uint64]:
 
 
 @njit(nogil=True, cache=True)
-def _check_envelope(buffer, start, end):  # type: ignore[no-untyped-def]
+def _check_envelope(buffer: int, start: int, end: int) -> tuple[bool, int, int, int, int]:
     """What the envelope of the message buffer[start:end] says; `buffer` is an address.
 
     Returns (is valid, position of the key, of the address or -1, schema type, version).
@@ -199,9 +203,16 @@ def _check_envelope(buffer, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def check_envelopes(  # type: ignore[no-untyped-def]
-    buffer, starts, lengths, count, key_table, workspace, facts, tally
-):
+def check_envelopes(
+    buffer: Any,
+    starts: Any,
+    lengths: Any,
+    count: int,
+    key_table: Any,
+    workspace: int,
+    facts: Any,
+    tally: Any,
+) -> None:
     """Fill `facts[:count]` (see facts.py) and `tally` (TALLY_*, overwritten).
 
     `workspace` 0: each message's key is looked up in `key_table`. Otherwise the messages

@@ -8,6 +8,8 @@ nothing outside `buffer[start:end]` is read.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -53,7 +55,9 @@ _ADDRESS_BYTES = 16
 
 
 @njit(nogil=True, cache=True)
-def index_frames(buffer, start, end, frame_bytes_max, starts, lengths):  # type: ignore[no-untyped-def]
+def index_frames(
+    buffer: Any, start: int, end: int, frame_bytes_max: int, starts: Any, lengths: Any
+) -> tuple[int, int, int]:
     """Where each whole message in `buffer[start:end]` begins, and its bytes.
 
     Returns (count, next_position, status): `starts[:count]` and `lengths[:count]` are
@@ -82,7 +86,7 @@ def index_frames(buffer, start, end, frame_bytes_max, starts, lengths):  # type:
 
 
 @njit(nogil=True, cache=True)
-def index_records(buffer, start, end, record_starts):  # type: ignore[no-untyped-def]
+def index_records(buffer: Any, start: int, end: int, record_starts: Any) -> tuple[int, int, int]:
     """Where each whole record in `buffer[start:end]` begins.
 
     Returns (count, next_position, status): `record_starts[:count]` is filled,
@@ -109,35 +113,22 @@ def index_records(buffer, start, end, record_starts):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, cache=True)
-def _add_to_totals(facts, message, totals):  # type: ignore[no-untyped-def]
-    """Count one message's events, their types and their times into `totals`."""
-    totals[TOTAL_EVENT_COUNT] += facts[message, FACT_EVENT_COUNT]
-    totals[TOTAL_EVENT_TYPES] |= facts[message, FACT_EVENT_TYPES]
-    earliest = facts[message, FACT_TIME_MIN]
-    if earliest >= 0:
-        if totals[TOTAL_TIME_MIN] < 0 or earliest < totals[TOTAL_TIME_MIN]:
-            totals[TOTAL_TIME_MIN] = earliest
-        if facts[message, FACT_TIME_MAX] > totals[TOTAL_TIME_MAX]:
-            totals[TOTAL_TIME_MAX] = facts[message, FACT_TIME_MAX]
-
-
-@njit(nogil=True, cache=True)
-def frame_records(  # type: ignore[no-untyped-def]
-    buffer,
-    starts,
-    lengths,
-    facts,
-    selected,
-    first,
-    received_at_ms,
-    peer_ip,
-    trust_source_ip,
-    records,
-    records_position,
-    offsets,
-    message_count,
-    totals,
-):
+def frame_records(
+    buffer: Any,
+    starts: Any,
+    lengths: Any,
+    facts: Any,
+    selected: Any,
+    first: int,
+    received_at_ms: int,
+    peer_ip: Any,
+    trust_source_ip: bool,
+    records: Any,
+    records_position: int,
+    offsets: Any,
+    message_count: int,
+    totals: Any,
+) -> tuple[int, int]:
     """Copy the messages `selected[first:]` behind one another into `records`.
 
     `facts` comes from `check_envelopes` and is trusted. The 16 key bytes of each copy are
@@ -147,6 +138,8 @@ def frame_records(  # type: ignore[no-untyped-def]
     returns (next place in `selected`, next records position).
     """
     place = first
+    events, types = totals[TOTAL_EVENT_COUNT], totals[TOTAL_EVENT_TYPES]
+    earliest, latest = totals[TOTAL_TIME_MIN], totals[TOTAL_TIME_MAX]
     while place < len(selected):
         message = selected[place]
         start = starts[message]
@@ -170,11 +163,18 @@ def frame_records(  # type: ignore[no-untyped-def]
         if 0 <= key_offset <= length - 16:
             store_u64(records, body + key_offset, 0)
             store_u64(records, body + key_offset + 8, 0)
-        _add_to_totals(facts, message, totals)
+        events += facts[message, FACT_EVENT_COUNT]
+        types |= facts[message, FACT_EVENT_TYPES]
+        message_earliest = facts[message, FACT_TIME_MIN]
+        if message_earliest >= 0:
+            earliest = message_earliest if earliest < 0 else min(earliest, message_earliest)
+            latest = max(latest, facts[message, FACT_TIME_MAX])
         records_position = end
         message_count += 1
         offsets[message_count] = end
         place += 1
+    totals[TOTAL_EVENT_COUNT], totals[TOTAL_EVENT_TYPES] = events, types
+    totals[TOTAL_TIME_MIN], totals[TOTAL_TIME_MAX] = earliest, latest
     return place, records_position
 
 

@@ -23,7 +23,7 @@ _DIGITS_MAX = 18
 
 
 @njit(nogil=True, cache=True)
-def _number_of(payloads, start, end):  # type: ignore[no-untyped-def]
+def _number_of(payloads: int, start: Any, end: Any) -> int:
     """The running number of the payload at [start, end), -1 if it has none."""
     if end - start < 7 or load_u32(payloads, start) != _PREFIX:
         return -1
@@ -49,7 +49,7 @@ def _number_of(payloads, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def count_numbers(payloads, offsets, is_seen):  # type: ignore[no-untyped-def]
+def count_numbers(payloads: Any, offsets: Any, is_seen: Any) -> tuple[int, int]:
     """Mark in `is_seen` (u8) the number of each payload; returns (repeated, foreign).
 
     Payload i is payloads[offsets[i]:offsets[i + 1]]. `repeated` counts the payloads whose

@@ -363,3 +363,4 @@ def warm() -> None:
     offsets = np.zeros(1, np.uint64)
     write_messages(job, nothing, nothing, templates, np.zeros(64, np.uint8), offsets)
     fill_ids(np.uint64(1), np.zeros(16, np.uint8))
+    mixed(np.uint64(1), 1)
