@@ -361,6 +361,20 @@ def test_the_interval_policy_syncs_in_the_background(bench: Any) -> None:
     assert bench.fs.calls == [("sync", "data.bin"), ("sync", "data.bin.idx")]
 
 
+def test_a_seal_vouches_for_synced_bytes_only(bench: Any) -> None:
+    """What was acknowledged unsynced is synced before the seal is written, not after."""
+    chain = bench.chain(fsync="interval")
+    write(bench, chain, [0])
+    bench.fs.calls.clear()
+    chain.close()
+    assert bench.fs.calls == [
+        ("sync", "data.bin"),
+        ("sync", "data.bin.idx"),
+        ("append", "data.bin.idx"),
+        ("sync", "data.bin.idx"),
+    ]
+
+
 def test_off_never_syncs_a_file(bench: Any) -> None:
     """Not even at the seal."""
     chain = bench.chain(fsync="off")

@@ -194,6 +194,38 @@ def test_a_segment_that_can_not_be_made_lasting_is_not_written(
     assert bench.stored() == [0]
 
 
+def test_a_segment_that_could_not_be_made_covers_no_other(bench: Any) -> None:
+    """Marks go only when a snapshot that holds what they lead to is on the disk."""
+    chain = bench.chain(idle_s=1)
+    later_ms = bench.hand.start_ms + HOUR_MS
+    for sequence, at_ms in enumerate([bench.hand.start_ms, later_ms, bench.hand.start_ms]):
+        chain.append(bench.batch(sequence, received_at_ms=at_ms))
+        chain.commit()
+    bench.clock.turn(1000)
+    chain.tick(bench.clock.now_ms())
+    chain.segments.join()
+    bench.fs.fail_once("sync_directory", "open")
+    chain.append(bench.batch(3))
+    with pytest.raises(TransientError):
+        chain.commit()
+    bench.kill(chain)
+    assert bench.known(bench.chain()) == {0, 1, 2}
+
+
+def test_a_stream_that_failed_goes_on_in_the_segments_it_has(bench: Any) -> None:
+    """What was planned and not written is free again: no segment is taken for ever."""
+    chain = bench.chain(segment_bytes_max=60)
+    for sequence in range(3):
+        chain.append(bench.batch(sequence))
+    bench.fs.fail_once("write", ".bin")
+    with pytest.raises(TransientError):
+        chain.commit()
+    last = bench.data_files[-1]
+    chain.commit()
+    assert bench.stored_in(last) == [0]
+    assert bench.stored() == [0, 1, 2]
+
+
 def test_what_names_a_segment_is_synced_before_it_is_written(bench: Any) -> None:
     """All directories down from the base for the first, its own and the marks' for the next."""
     chain = bench.chain(segment_bytes_max=60)
