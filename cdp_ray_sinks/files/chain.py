@@ -337,9 +337,12 @@ class Chain:
         """Take back what an interrupted commit has planned or written and never confirmed."""
         for write in self._writes:
             segment = write.segment
-            if segment.written == segment.confirmed:
-                segment.is_taken = False
-            else:
+            if segment.written != segment.confirmed:  # its sync may have failed unheard
+                self.segments.retire(write.key, segment)
+                continue
+            try:
+                segment.take_back(self._fs)
+            except OSError:
                 self.segments.retire(write.key, segment)
         self._writes.clear()
 

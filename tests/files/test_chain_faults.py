@@ -385,6 +385,32 @@ def test_a_commit_interrupted_in_the_middle_is_taken_back(bench: Any) -> None:
     assert sorted(bench.stored()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("operation", ["write_at", "append"])
+def test_an_interrupt_inside_a_write_leaves_no_trace(bench: Any, operation: str) -> None:
+    """The bytes were written, the chain never learned of it: they are taken back first."""
+    chain = bench.chain()
+    chain.append(bench.batch(0))
+    chain.commit()
+    chain.append(bench.batch(1))
+    system_call = getattr(bench.fs, operation)
+
+    def interrupted(*arguments: Any) -> int:
+        system_call(*arguments)
+        raise KeyboardInterrupt
+
+    setattr(bench.fs, operation, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        chain.commit()
+    setattr(bench.fs, operation, system_call)
+    chain.append(bench.batch(2))
+    chain.commit()
+    bench.kill(chain)
+    assert bench.stored() == [0, 1, 2]
+    again = bench.chain()
+    assert bench.known(again) == {0, 1, 2}
+    assert list(again.recovery_report) == []
+
+
 def test_short_writes_are_finished(bench: Any) -> None:
     """A disk that takes seven bytes at a time makes the same file."""
     bench.fs.bytes_at_once_max = 7
