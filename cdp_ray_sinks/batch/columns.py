@@ -134,6 +134,8 @@ def decode_events(
     collector's (6 fields), "v2" for the SDKs' (7). With `buffers` the result is good until
     their next use. Raises ValueError if a column would pass 2 GiB.
     """
+    if dialect not in _DIALECTS:
+        raise ValueError(f"dialect {dialect!r} is none of {', '.join(_DIALECTS)}")
     buffers = buffers or DecodeBuffers()
     code = _DIALECTS[dialect]
     plain = False

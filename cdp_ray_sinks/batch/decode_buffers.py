@@ -82,6 +82,12 @@ class DecodeBuffers:
         )
         self.state = np.zeros(STATE_COUNT, np.int64)
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory of all outputs, in bytes; pages never written take none of it."""
+        sets = [self.table, self.common, *self._columns.values()]
+        return sum(array.nbytes for columns in sets for array in columns)
+
     def columns(self, kind: type[Columns], rows: int, records_bytes: int) -> Columns:
         """Empty outputs for `rows` rows, a first guess, of a batch of `records_bytes`."""
         found: Columns | None = self._columns.get(kind)

@@ -15,7 +15,8 @@ from cdp_ray_sinks.errors import MalformedMessageError
 
 Shape: TypeAlias = tuple[Any, ...]
 """A table's fields by slot: an int is the width of a number, BYTES a byte vector or string,
-a tuple the table that is in the field, a list of one tuple a vector of such tables."""
+a tuple the table that is in the field, a list of one tuple a vector of such tables. What
+is None or behind the last one is not looked at."""
 
 BYTES: Final = "bytes"
 
@@ -45,20 +46,23 @@ SPAN: Final[Shape] = (BYTES, BYTES, BYTES, 8, 8, BYTES, 1, 1, BYTES, BYTES, BYTE
 SNAPSHOT: Final[Shape] = (8, BYTES, BYTES, BYTES)
 
 
-def check(message: bytes | memoryview, shape: Shape) -> None:
+def check(message: bytes | memoryview, shape: Shape, budget_bytes: int | None = None) -> None:
     """Raise MalformedMessageError unless the root table of `message` has that shape.
 
-    Also when it would unpack to more than BUDGET_FACTOR times its bytes, each table taken
-    for ROW_BUDGET_BYTES: overlapping vectors would make a small message cost much.
+    Also when it unpacks to more than `budget_bytes`, BUDGET_FACTOR times its own by default,
+    each table taken for ROW_BUDGET_BYTES: overlapping vectors would make a small message
+    cost much.
     """
-    _Check(message).root(shape)
+    if budget_bytes is None:
+        budget_bytes = BUDGET_FACTOR * len(message)
+    _Check(message, budget_bytes).root(shape)
 
 
 class _Check:
-    def __init__(self, message: bytes | memoryview) -> None:
+    def __init__(self, message: bytes | memoryview, budget_bytes: int) -> None:
         self._message = message
         self._end = len(message)
-        self._budget = BUDGET_FACTOR * self._end
+        self._budget = budget_bytes
 
     def root(self, shape: Shape) -> None:
         if self._end < 8:
@@ -89,7 +93,7 @@ class _Check:
             raise MalformedMessageError("not a vtable", vtable)
         for slot, kind in enumerate(shape[: (extent - 4) // 2]):
             offset = int(_U16.unpack_from(self._message, vtable + 4 + 2 * slot)[0])
-            if offset:
+            if offset and kind is not None:
                 self._field(table + offset, kind)
 
     def _field(self, position: int, kind: Any) -> None:

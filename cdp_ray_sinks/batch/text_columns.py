@@ -43,9 +43,16 @@ def numbers_of(name: str, values: Numbers, kind: Any, rows: int) -> NDArray[Any]
             if isinstance(values, pa.ChunkedArray)
             else values.to_numpy(zero_copy_only=False)
         )
-    found = readonly(np.ascontiguousarray(values, kind))
-    _expect(name, len(found), rows)
-    return found
+    given = np.asarray(values)
+    _expect(name, len(given), rows)
+    if (
+        given.dtype != kind
+        and kind == np.uint8
+        and rows
+        and not 0 <= given.min() <= given.max() < 256
+    ):
+        raise ValueError(f"{name}: {given.min()} to {given.max()}, only 0 to 255 can be sent")
+    return readonly(np.ascontiguousarray(given, kind))
 
 
 def ids_of(name: str, column: IdColumn, rows: int) -> Ids:

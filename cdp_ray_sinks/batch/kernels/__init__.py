@@ -1,5 +1,5 @@
 """Compiled kernels; importing any of them first chooses the place of their cache."""
 
-from cdp_ray_sinks.batch.kernels import cache as _cache
+from cdp_ray_sinks.batch.kernels import cache
 
-_cache.install()
+__all__ = ["cache"]

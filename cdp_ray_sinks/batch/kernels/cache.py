@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from cdp_ray_sinks.errors import ConfigError
 
 CACHE_VARIABLE: Final = "CDP_KERNEL_CACHE"
 PACKAGE_DIRECTORY: Final = Path(__file__).resolve().parents[2]
+DIRECTORIES_MAX: Final = 8
+"""Caches kept beside each other, one per version and CPU, each of some 5 MB."""
 _MARKER: Final = "warm"
 _NUMBA_LOCATORS: Final = (
     "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator"
@@ -124,7 +127,7 @@ CACHE_DIRECTORY: Final = choose_cache_directory(dict(os.environ))
 class KernelCacheLocator:
     """Tells numba where to cache the functions of this package, and of no other.
 
-    Implements numba's cache locator protocol; numba finds it by name, see `install`.
+    Implements numba's cache locator protocol; numba finds it by name, see `_install`.
     """
 
     def __init__(self, py_func: Any, py_file: str) -> None:
@@ -157,7 +160,7 @@ class KernelCacheLocator:
         return self._disambiguator
 
 
-def install() -> None:
+def _install() -> None:
     """Make numba ask our locator first; other packages' functions are cached as before."""
     settings: Any = numba.config
     ours = f"{__name__}.{KernelCacheLocator.__name__}"
@@ -169,6 +172,9 @@ def install() -> None:
         settings.CACHE_LOCATOR_CLASSES = f"{ours},{theirs}"
 
 
+_install()
+
+
 def is_warm(contents: str) -> bool:
     """True if `mark_warm` was called with the same `contents` on this directory."""
     try:
@@ -178,9 +184,18 @@ def is_warm(contents: str) -> bool:
 
 
 def mark_warm(contents: str) -> None:
-    """Remember that every kernel of `contents` has been compiled into the directory."""
+    """Remember that every kernel of `contents` has been compiled into the directory.
+
+    Also removes the directories of other versions beyond DIRECTORIES_MAX, longest unused
+    first; a process that still uses one of them compiles again what it has not loaded.
+    """
     with contextlib.suppress(OSError):  # a read-only cache is already marked
         (CACHE_DIRECTORY / _MARKER).write_text(contents)
+        os.utime(CACHE_DIRECTORY)
+        found = [path for path in CACHE_DIRECTORY.parent.glob("kernels-*") if path.is_dir()]
+        found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in found[DIRECTORIES_MAX:]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

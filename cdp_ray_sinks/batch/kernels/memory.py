@@ -146,7 +146,8 @@ def _copy_bytes(
     return signature, generate
 
 
-copy_bytes: Callable[[Any, int, Any, int, int], None] = intrinsic(_copy_bytes)  # type: ignore[assignment]
+Copy: TypeAlias = Callable[[Any, int, Any, int, int], None]
+copy_bytes: Copy = intrinsic(_copy_bytes)  # type: ignore[assignment]
 """copy_bytes(target, target_position, source, source_position, count): memcpy."""
 
 
