@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -23,6 +22,7 @@ EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout; see the README.")]
+Shape = Literal["tell", "small", "single"]
 ArchivePath = Annotated[Path, typer.Argument(help="An archive's folder, or one .bin file.")]
 
 
@@ -150,14 +150,25 @@ def send(
     raise typer.Exit(send_file(file, to, rate, json))
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-)
-def bench(context: typer.Context) -> None:
+@app.command()
+def bench(
+    sinks: Annotated[list[str] | None, typer.Argument(help="What to measure; all without.")] = None,
+    shape: Annotated[
+        Shape, typer.Option(help="Events per message: tell 500, small 10, single 1.")
+    ] = "tell",
+    events: Annotated[int, typer.Option(min=1000, help="Events per repetition.")] = 2_000_000,
+    repeat: Annotated[int, typer.Option(min=1, help="Repetitions, of which the median.")] = 5,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where files are written; here without.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The rows as JSON; - is stdout.")
+    ] = None,
+) -> None:
     """Measure sinks against what the machine allows."""
-    command = import_module("cdp_ray_sinks.bench.command")
-    raise typer.Exit(command.main(context.args))
+    from cdp_ray_sinks.cli.bench import run_benchmarks
+
+    raise typer.Exit(run_benchmarks(sinks or [], shape, events, repeat, directory, json))
 
 
 def main() -> None:
