@@ -18,6 +18,7 @@ from cdp_ray_sinks.errors import TransientError
 FAULTS = [
     ("write", "data.bin"), ("append", ".idx"), ("sync", ".bin"), ("sync", ".idx"),
     ("truncate", ".idx"), ("sync", ".new"), ("append", ".new"),
+    ("sync_directory", "open"), ("sync_directory", "00"),
 ]  # fmt: skip
 
 
@@ -26,11 +27,18 @@ class ChainMachine(RuleBasedStateMachine):
 
     make_bench: Any = None
 
-    @initialize(segment_bytes_max=st.sampled_from([60, 200, 10_000]))
-    def begin(self, segment_bytes_max: int) -> None:
+    @initialize(
+        segment_bytes_max=st.sampled_from([60, 200, 10_000]),
+        fsync=st.sampled_from(["commit", "commit", "interval", "off"]),
+    )
+    def begin(self, segment_bytes_max: int, fsync: str) -> None:
         self.directory = Path(tempfile.mkdtemp())
         self.bench = self.make_bench(self.directory)
-        self.options = {"segment_bytes_max": segment_bytes_max, "open_partitions_max": 2}
+        self.options = {
+            "segment_bytes_max": segment_bytes_max,
+            "open_partitions_max": 2,
+            "fsync": fsync,
+        }
         self.chain = self.bench.chain(**self.options)
         self.sequence = 0
         self.waiting: list[int] = []
