@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import xxhash
-
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.clock import Clock, SystemClock
 from cdp_ray_sinks.errors import FencedError, TerminalError, TransientError
 from cdp_ray_sinks.files.chain_options import ChainCounters, ChainOptions
-from cdp_ray_sinks.files.commit_index import RANGE_CHECKSUM, Commit, entries_of
+from cdp_ray_sinks.files.commit_index import Commit, entries_of
+from cdp_ray_sinks.files.encoded import AHEAD_BYTES_MIN
 from cdp_ray_sinks.files.fence import Fence
 from cdp_ray_sinks.files.file_system import FileSystem, LocalFileSystem, error_text, transient
 from cdp_ray_sinks.files.ledger import Ledger
@@ -304,23 +303,22 @@ class Chain:
 
     def _write(self, write: _Write) -> None:
         segment, batches = write.segment, write.batches
-        buffers = self._writer.encode(batches)
-        write.written_bytes = sum(buffer.nbytes for buffer in buffers)
-        range_checksum = 0
-        if self._writer.index_flags & RANGE_CHECKSUM:
-            hasher = xxhash.xxh3_64()
-            for buffer in buffers:
-                hasher.update(buffer)
-            range_checksum = hasher.intdigest()
         headers = [batch.header for batch in batches]
-        lows = [self.ledger.low_of(header.producer, header.epoch) for header in headers]
-        now_ms = self._clock.now_ms()
         start = segment.confirmed.end_offset
-        end, entries = start + write.written_bytes, entries_of(headers, lows)
-        commit = Commit(start, end, range_checksum, now_ms, entries)
+        encoded = self._writer.encode(batches)
         self._writes.append(write)
         try:
-            segment.write(self._fs, buffers, commit, now_ms, will_sync=self.syncs_commits)
+            end, checksum = segment.write_data(
+                self._fs,
+                encoded,
+                ahead=sum(header.record_bytes for header in headers) >= AHEAD_BYTES_MIN,
+                will_sync=self.syncs_commits,
+            )
+            write.written_bytes = end - start
+            lows = [self.ledger.low_of(header.producer, header.epoch) for header in headers]
+            now_ms = self._clock.now_ms()
+            commit = Commit(start, end, checksum, now_ms, entries_of(headers, lows))
+            segment.add_commit(self._fs, commit, now_ms)
         except OSError:
             self._writes.pop()
             try:

@@ -19,6 +19,7 @@ from typing import ClassVar, Final, Protocol
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.files.commit_index import (
     INDEX_SUFFIX,
+    RANGE_CHECKSUM,
     Commit,
     IndexHeader,
     Seal,
@@ -27,12 +28,8 @@ from cdp_ray_sinks.files.commit_index import (
     encode_snapshot,
     parse_index,
 )
-from cdp_ray_sinks.files.file_system import (
-    FileSystem,
-    append_fully,
-    sync_directory,
-    write_fully,
-)
+from cdp_ray_sinks.files.encoded import Encoded, write_encoded
+from cdp_ray_sinks.files.file_system import FileSystem, append_fully, sync_directory
 from cdp_ray_sinks.files.ledger import LedgerEntry
 from cdp_ray_sinks.files.open_marks import Mark
 from cdp_ray_sinks.files.partition import Partition
@@ -53,10 +50,21 @@ class SegmentWriter(Protocol):
         """The stream a batch belongs to: the segment's name before the suffix, no '~', '/'."""
         ...
 
-    def encode(self, batches: Sequence[Batch]) -> Sequence[memoryview]:
-        """The bytes of one commit, as 'B' views that hold until `release`.
+    def encode(self, batches: Sequence[Batch]) -> Encoded:
+        """The bytes of one commit, as 'B' views; the same batches give the same bytes.
 
-        Called several times before `release` when a commit reaches several segments.
+        A list, if there is nothing to serialise: its views go to the file as they are, in
+        gathered writes, and hold until `release`.
+
+        A generator, if there is: it gives chunks of a few MB, and may run in a thread of
+        its own, where each chunk is made while the one before is written. A chunk is no
+        longer used once the next but one is asked for, so two buffers are enough
+        (`files.encoded.chunks_of`). The generator is closed when the commit ends, in its
+        middle too if a write fails; the next try encodes again. What it raises, the commit
+        raises.
+
+        Called several times before `release` when a commit reaches several segments, each
+        time after the last one's generator is closed.
         """
         ...
 
@@ -135,27 +143,33 @@ class Segment:
             raise
         self.confirmed = self.written = self.synced = Totals(index_bytes=len(start))
 
-    def write(
-        self,
-        fs: FileSystem,
-        buffers: Sequence[memoryview],
-        commit: Commit,
-        now_ms: int,
-        *,
-        will_sync: bool,
-    ) -> None:
-        """Write one commit: its bytes, then its index record. Not synced.
+    def write_data(
+        self, fs: FileSystem, encoded: Encoded, *, ahead: bool, will_sync: bool
+    ) -> tuple[int, int]:
+        """Write a commit's bytes behind the last one's; returns their end and range checksum.
+
+        With `ahead` they are serialised in a second thread. Not synced. Raises OSError;
+        then call `take_back`.
+        """
+        return write_encoded(
+            fs,
+            self.descriptors[0],
+            encoded,
+            self.confirmed.end_offset,
+            checksum=bool(self.header.flags & RANGE_CHECKSUM),
+            ahead=ahead,
+            will_sync=will_sync,
+        )
+
+    def add_commit(self, fs: FileSystem, commit: Commit, now_ms: int) -> None:
+        """Write the index record of the bytes written last. Not synced.
 
         Raises OSError; then call `take_back`.
         """
-        data_fd, index_fd = self.descriptors
-        end = write_fully(fs, data_fd, buffers, commit.start_offset, will_sync=will_sync)
-        if end != commit.end_offset:
-            raise ValueError(f"{self.path}: {end} written where {commit.end_offset} was due")
         record = encode_commit(commit)
-        append_fully(fs, index_fd, record)
+        append_fully(fs, self.descriptors[1], record)
         self.written = Totals(
-            end,
+            commit.end_offset,
             self.confirmed.index_bytes + len(record),
             self.confirmed.message_count + commit.message_count,
             self.confirmed.event_count + commit.event_count,
