@@ -13,9 +13,9 @@ from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import Identity, SourceSpec
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
-from cdp_ray_sinks.errors import CdpError, DrainTimeoutError
+from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
 from cdp_ray_sinks.placeholders import resolved
-from cdp_ray_sinks.sources.base import Source, SourceContext
+from cdp_ray_sinks.sources.base import Listens, Source, SourceContext
 
 CONCURRENCY_GROUPS = {"control": 4, "drain": 1}
 
@@ -36,7 +36,10 @@ class SourceActor:
 
     @ray.method(concurrency_group="control")
     def start(self) -> None:
-        """Begin to produce; once only. Raises ConfigError if the source can't be built."""
+        """Begin to produce; once only. A source that listens does so on return.
+
+        Raises ConfigError if it can't be built or can't listen.
+        """
         if self._state != CREATED:
             return
         spec = self._spec
@@ -51,6 +54,10 @@ class SourceActor:
         self._state = RUNNING
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
         self._thread.start()
+        if isinstance(self._source, Listens):
+            while not self._source.ready.wait(0.02):
+                if self._state == FAILED:
+                    raise ConfigError(f"sources.{spec.source_name}: {self._error}")
 
     def _run(self) -> None:
         assert self._source is not None
@@ -60,7 +67,8 @@ class SourceActor:
             self._state = FINISHED
         except (CdpError, OSError, RuntimeError, ValueError) as error:
             # Whatever ends a source must reach the person at the driver, not a worker's log.
-            self._error = f"{type(error).__name__}: {error}"
+            is_plain = isinstance(error, CdpError)
+            self._error = str(error) if is_plain else f"{type(error).__name__}: {error}"
             self._state = FAILED
 
     @ray.method(concurrency_group="drain")

@@ -15,7 +15,10 @@ from cdp_ray_sinks.errors import ConfigError
 
 # Which rows belong to which sink; imported when asked for, because some need Ray.
 PARTS: Final = {
-    "null": ("cdp_ray_sinks.bench.null_rows:null_rows",),
+    "null": (
+        "cdp_ray_sinks.bench.null_rows:null_rows",
+        "cdp_ray_sinks.bench.kernel_rows:kernel_rows",
+    ),
     "disk_binary": (
         "cdp_ray_sinks.bench.disk_rows:disk_rows",
         "cdp_ray_sinks.bench.latency_rows:latency_rows",

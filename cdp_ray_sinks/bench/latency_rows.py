@@ -10,8 +10,10 @@ from statistics import median
 
 import numpy as np
 
+from cdp_ray_sinks.batch.enums import LENGTH_BYTES
 from cdp_ray_sinks.bench.rows import Row, percentile
 from cdp_ray_sinks.bench.settings import Settings
+from cdp_ray_sinks.clock import SystemClock
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.files.archive import verify
@@ -74,7 +76,8 @@ def _tcp_lone_event(settings: Settings) -> Row:
         sinks={"disk": {"type": "disk_binary", "path": directory / "archive"}},
     )
     warm, calls = 10, max(20, settings.calls // 3)
-    frames = synthetic_frames(SyntheticConfig(events=warm + calls, shape="single"), KEY)
+    made = SyntheticConfig(events=warm + calls, shape="single")
+    frames = _single_frames(made)
     times = []
     with Pipeline(config, settings.say), socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -92,6 +95,16 @@ def _tcp_lone_event(settings: Settings) -> Row:
         "disk_binary", "tcp_lone_event", calls, report.events - warm,
         p50_us=median(times[warm:]), p99_us=percentile(times[warm:], 0.99),
     )  # fmt: skip
+
+
+def _single_frames(config: SyntheticConfig) -> Iterator[bytes]:
+    """The synthetic source's frames, one at a time."""
+    for run in synthetic_frames(config, KEY, SystemClock().now_ms()):
+        data, start = bytes(run), 0
+        while start < len(data):
+            end = start + LENGTH_BYTES + int.from_bytes(data[start : start + LENGTH_BYTES], "big")
+            yield data[start:end]
+            start = end
 
 
 def _index_bytes(directory: Path) -> int:

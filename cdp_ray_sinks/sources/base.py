@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -61,6 +61,14 @@ class Source(Protocol):
     def progress(self) -> tuple[int, int | None]:
         """Events produced so far, and how many there will be if that is known."""
         ...
+
+
+@runtime_checkable
+class Listens(Protocol):
+    """A source that clients connect to."""
+
+    ready: threading.Event
+    """Set once clients can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -151,3 +152,19 @@ def test_windows_larger_than_half_the_store_are_refused(make_config: Make) -> No
     )
     with pytest.raises(ConfigError, match=r"delivery\.window_bytes"):
         Pipeline(config).start()
+
+
+def test_a_port_that_is_taken_refuses_to_start(make_config: Make, tmp_path: Path) -> None:
+    """The error names the source and the address before anything runs."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"{'ab' * 16}:1\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = make_config(
+            sources={"in": {"type": "tcp", "listen": listen, "api_keys": keys}},
+            sinks={"null": {"type": "null"}},
+        )
+        with pytest.raises(ConfigError, match=rf"sources\.in: .*{listen}"):
+            Pipeline(config).start()
