@@ -113,6 +113,11 @@ class Pipeline:
             raise
         self._is_started = True
 
+    @property
+    def address(self) -> str:
+        """The cluster's address, for `status` from elsewhere."""
+        return str(ray.get_runtime_context().gcs_address)
+
     def producer(self, name: str, epoch: int | None = None) -> Producer:
         """A producer of this process, for code that has batches of its own.
 

@@ -51,10 +51,12 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
     from cdp_ray_sinks.pipeline import Pipeline
 
     pipeline = Pipeline(config, report=say)
+    stop = threading.Event()
     try:
         say(f"starting pipeline {config.pipeline.name!r}")
-        pipeline.start()
-        failure = _run_and_drain(pipeline, duration_s)
+        with _signals_set(stop):
+            pipeline.start()
+            failure = _run_and_drain(pipeline, stop, duration_s)
         summary = pipeline.summary()
     finally:
         pipeline.stop()
@@ -70,12 +72,13 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
     return 0 if failure is None else 1
 
 
-def _run_and_drain(pipeline: Pipeline, duration_s: float | None) -> CdpError | None:
+def _run_and_drain(
+    pipeline: Pipeline, stop: threading.Event, duration_s: float | None
+) -> CdpError | None:
     """What went wrong, None when all is settled."""
     failure: CdpError | None = None
-    stop = threading.Event()
     with _signals_set(stop), _timer(stop, duration_s):
-        say("running; Ctrl-C drains and leaves")
+        say(f"running on {pipeline.address}; Ctrl-C drains and leaves")
         try:
             with _watching() as watcher:
                 pipeline.wait(watcher, stop)
@@ -97,7 +100,7 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
     """The first SIGINT or SIGTERM sets `stop`, a second one ends the process at once.
 
     Only a flag is set: whatever else must not happen inside a signal handler. Entered
-    after the cluster is joined, because Ray installs handlers of its own.
+    again after the cluster is joined, because Ray installs handlers of its own.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
