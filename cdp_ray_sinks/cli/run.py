@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -54,7 +54,8 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
     stop = threading.Event()
     try:
         say(f"starting pipeline {config.pipeline.name!r}")
-        with _signals_set(stop):
+        # Ray prints what it notices, such as a lost worker, on the driver's stdout.
+        with redirect_stdout(sys.stderr), _signals_set(stop):
             pipeline.start()
             failure = _run_and_drain(pipeline, stop, duration_s)
         summary = pipeline.summary()
