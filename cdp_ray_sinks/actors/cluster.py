@@ -35,9 +35,7 @@ def connect(config: PipelineConfig) -> bool:
 
 def _join(address: str, namespace: str) -> None:
     try:
-        ray.init(
-            address=address, namespace=namespace, log_to_driver=False, logging_level=ERROR
-        )
+        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"ray.address = {address!r}: {error}") from None
 

@@ -60,12 +60,16 @@ def _weight(workspace_id: int, chain: int) -> int:
 
 
 class SinkActor:
-    """Places workspaces; async, so that a wish can wait for its actor."""
+    """Places workspaces; async, so that a wish can wait for its actor.
+
+    A placement counts only once the driver has noted it: a restarted sink actor must never
+    give a workspace to a second chain while the first one still holds its files.
+    """
 
     def __init__(self, spec: SinkSpec) -> None:
         self._spec = spec
         self._placement = Placement(spec.chain_actors_max)
-        self._running: set[int] = set()
+        self._noted: set[int] = set()
         self._wishes: dict[int, int] = {}
         self._is_adopted = False
         self._changed = asyncio.Condition()
@@ -75,14 +79,14 @@ class SinkActor:
         async with self._changed:
             await self._changed.wait_for(lambda: self._is_adopted)
             chain = self._placement.chain_of(workspace_id)
-            if chain not in self._running and chain not in self._wishes:
-                self._wishes[chain] = workspace_id
+            if workspace_id not in self._noted and workspace_id not in self._wishes:
+                self._wishes[workspace_id] = chain
                 self._changed.notify_all()
-            await self._changed.wait_for(lambda: chain in self._running)
+            await self._changed.wait_for(lambda: workspace_id in self._noted)
             return f"{self._spec.chain_prefix}{chain}"
 
     async def wishes(self) -> tuple[bool, dict[int, int]]:
-        """Whether `adopt` was called, and the chains wanted: number to the workspace it is for.
+        """Whether `adopt` was called, and the placements wanted: workspace to chain number.
 
         Waits a while for something to say.
         """
@@ -94,13 +98,16 @@ class SinkActor:
                 )
             return self._is_adopted, dict(self._wishes)
 
-    async def adopt(self, assigned: dict[int, int], running: list[int]) -> None:
-        """Know these chains: all that there are, after a start or a restart."""
+    async def adopt(self, noted: dict[int, int]) -> None:
+        """These workspaces have these chains, and the chains run.
+
+        After a start or a restart: all that there are; later: what was wished for.
+        """
         async with self._changed:
-            self._placement.adopt(assigned)
-            self._running.update(running)
-            for chain in running:
-                self._wishes.pop(chain, None)
+            self._placement.adopt(noted)
+            self._noted.update(noted)
+            for workspace_id in noted:
+                self._wishes.pop(workspace_id, None)
             self._is_adopted = True
             self._changed.notify_all()
 
@@ -110,4 +117,5 @@ class SinkActor:
 
     async def report(self) -> dict[str, Any]:
         """How many workspaces and chains there are."""
-        return {"workspaces": len(self._placement.assigned), "chains": len(self._running)}
+        assigned = self._placement.assigned
+        return {"workspaces": len(assigned), "chains": len(set(assigned.values()))}

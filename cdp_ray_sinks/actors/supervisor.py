@@ -202,11 +202,12 @@ class Supervisor:
         while not self._stopped.is_set():
             try:
                 is_adopted, wishes = ray.get(actor.wishes.remote())
-                for chain, workspace_id in wishes.items():
+                for workspace_id, chain in wishes.items():
                     self._create_chain(sink_name, config, chain)
                     self._assigned[sink_name][workspace_id] = chain
                 if wishes or not is_adopted:
-                    ray.get(actor.adopt.remote(self._assigned[sink_name], self._chains[sink_name]))
+                    noted = wishes if is_adopted else self._assigned[sink_name]
+                    ray.get(actor.adopt.remote(noted))
             except ray.exceptions.RayError:
                 self._stopped.wait(0.2)
 

@@ -1,0 +1,39 @@
+"""Which chain a workspace gets, and that it keeps it."""
+
+from __future__ import annotations
+
+from cdp_ray_sinks.actors.sink_actor import Placement
+
+
+def test_each_workspace_has_its_own_chain_while_there_are_any() -> None:
+    """The first so many workspaces are alone in their process."""
+    placement = Placement(3)
+    assert [placement.chain_of(w) for w in (10, 20, 30)] == [0, 1, 2]
+    assert placement.chain_of(20) == 1
+
+
+def test_further_workspaces_share_by_hash_and_evenly() -> None:
+    """No chain gets much more than its part of ten thousand."""
+    placement = Placement(4)
+    counts = [0] * 4
+    for workspace in range(1, 10_001):
+        counts[placement.chain_of(workspace)] += 1
+    assert min(counts) > 2_200
+
+
+def test_what_was_decided_before_a_restart_stays_decided() -> None:
+    """A workspace keeps its chain, whatever order the questions come in afterwards."""
+    before = Placement(3)
+    for workspace in range(1, 50):
+        before.chain_of(workspace)
+    after = Placement(3)
+    after.adopt(before.assigned)
+    asked = {workspace: after.chain_of(workspace) for workspace in range(49, 0, -1)}
+    assert asked == before.assigned
+
+
+def test_a_new_workspace_after_a_restart_gets_a_chain_that_is_free() -> None:
+    """Chain numbers already given are not given to a second workspace while others are left."""
+    placement = Placement(4)
+    placement.adopt({7: 0, 8: 2})
+    assert placement.chain_of(9) == 3
