@@ -22,7 +22,7 @@ type = "synthetic"
 events = {EVENTS}
 workspaces = 3
 batch_events = 5000
-rate_events_per_s = 200000
+rate_events_per_s = 130000
 [sinks.archive]
 type = "disk_binary"
 path = "archive"
