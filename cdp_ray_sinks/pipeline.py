@@ -17,7 +17,12 @@ import ray
 from cdp_ray_sinks.actors.cluster import connect, default_state_dir, join_running
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import NAMESPACE
-from cdp_ray_sinks.actors.supervisor import Supervisor, chain_actors_max, warm_kernels
+from cdp_ray_sinks.actors.supervisor import (
+    Supervisor,
+    chain_actors_max,
+    producer_limits,
+    warm_kernels,
+)
 from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.delivery.flights import SinkTally
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
@@ -125,14 +130,7 @@ class Pipeline:
         """
         if name in self._producers or name in self.config.sources:
             raise ConfigError(f"a producer or source named {name!r} exists already")
-        delivery = self.config.delivery
-        limits = ProducerLimits(
-            delivery.window_bytes,
-            delivery.window_batches,
-            delivery.group_batches_max,
-            delivery.group_bytes_max,
-            delivery.inline_bytes_max,
-        )
+        limits = ProducerLimits(**producer_limits(self.config))
         made = Producer(
             name, RayRouterLink(self._supervisor.router), random.random, limits=limits, epoch=epoch
         )

@@ -43,6 +43,18 @@ def chain_actors_max(config: PipelineConfig, memory_bytes: int, core_count: int)
     return max(1, bounded // max(1, sinks))
 
 
+def producer_limits(config: PipelineConfig) -> dict[str, int]:
+    """What each producer of the pipeline is bounded by, as `ProducerLimits` names it."""
+    delivery = config.delivery
+    return {
+        "window_bytes": delivery.window_bytes,
+        "window_batches": delivery.window_batches,
+        "group_batches_max": delivery.group_batches_max,
+        "group_bytes_max": delivery.group_bytes_max,
+        "inline_bytes_max": delivery.inline_bytes_max,
+    }
+
+
 class Supervisor:
     """The actors of one pipeline."""
 
@@ -119,14 +131,7 @@ class Supervisor:
 
     def start_sources(self) -> None:
         """Create every source and let it run. Raises ConfigError when one can't be built."""
-        delivery = self._config.delivery
-        limits = {
-            "window_bytes": delivery.window_bytes,
-            "window_batches": delivery.window_batches,
-            "group_batches_max": delivery.group_batches_max,
-            "group_bytes_max": delivery.group_bytes_max,
-            "inline_bytes_max": delivery.inline_bytes_max,
-        }
+        limits = producer_limits(self._config)
         for name, config in self._config.active_sources().items():
             spec = SourceSpec(
                 f"{self._name}/source/{name}",

@@ -27,11 +27,16 @@ IDLE_WAIT_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ProducerLimits:
-    """Bounds of one producer."""
+    """Bounds of one producer.
+
+    While a call is under way another one goes only when `group_batches_min` batches wait, so
+    that under load the calls are few and full; alone, a batch goes at once.
+    """
 
     window_bytes: int = 256 * 1024 * 1024
     window_batches: int = 4096
     group_batches_max: int = 32
+    group_batches_min: int = 8
     group_bytes_max: int = 256 * 1024 * 1024
     inline_bytes_max: int = 64 * 1024
     calls_in_flight_max: int = 4
@@ -188,11 +193,7 @@ class Producer:
         """Send one group if there is one and a call is free; whether it did."""
         with self._sending:
             with self._changed:
-                if (
-                    not self._queue
-                    or self._in_doubt
-                    or len(self._calls) >= self._limits.calls_in_flight_max
-                ):
+                if self._in_doubt or not self._may_call():
                     return False
                 flights = self._take_group()
                 self._number += 1
@@ -286,7 +287,15 @@ class Producer:
             return not self._calls and not self._is_polling
         if self._lingering and not self._is_polling:
             return True
-        return bool(self._queue) and len(self._calls) < self._limits.calls_in_flight_max
+        return self._may_call()
+
+    def _may_call(self) -> bool:
+        """Whether another call should go now."""
+        if not self._calls:
+            return bool(self._queue)
+        if len(self._calls) >= self._limits.calls_in_flight_max:
+            return False
+        return len(self._queue) >= self._limits.group_batches_min
 
     def _take_lingering(self) -> list[Flight]:
         if self._in_doubt or self._is_polling or not self._lingering:

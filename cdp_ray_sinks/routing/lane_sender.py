@@ -13,6 +13,8 @@ from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.routing.flights import RoutedBatch
 
 PUSHES_IN_FLIGHT_MAX = 2
+GROUP_BATCHES_MIN = 8
+"""While a push is under way another one goes only when so many batches wait."""
 
 
 class LaneLostError(CdpError):
@@ -121,7 +123,7 @@ class LaneSender:
             if self._recovery is None and not self._push_tasks and (self._queue or self._pushes):
                 self._recovery = asyncio.get_running_loop().create_task(self._recover())
             return
-        while self._queue and len(self._pushes) < PUSHES_IN_FLIGHT_MAX and not self._is_waiting:
+        while self._may_push():
             count, group_bytes = self._next_group()
             if not self._budget.try_take(group_bytes, self._room_came):
                 self._is_waiting = True
@@ -132,6 +134,11 @@ class LaneSender:
             push = self._push(self._lane, self._number, group_bytes)
             task = asyncio.get_running_loop().create_task(push)
             self._push_tasks.add(task)
+
+    def _may_push(self) -> bool:
+        if self._is_waiting or len(self._pushes) >= PUSHES_IN_FLIGHT_MAX:
+            return False
+        return bool(self._queue) and (not self._pushes or len(self._queue) >= GROUP_BATCHES_MIN)
 
     def _room_came(self) -> None:
         self._is_waiting = False

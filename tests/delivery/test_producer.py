@@ -92,7 +92,9 @@ def link() -> FakeLink:
 
 @pytest.fixture
 def producer(link: FakeLink) -> Iterator[Producer]:
-    made = Producer("p", link, lambda: 0.25, limits=ProducerLimits(10_000, 100, 8, 5_000, 200, 2))
+    made = Producer(
+        "p", link, lambda: 0.25, limits=ProducerLimits(10_000, 100, 8, 1, 5_000, 200, 2)
+    )
     until(lambda: link.sessions)
     yield made
     link.hold = link.lose = False
@@ -163,6 +165,26 @@ def test_what_queues_up_while_calls_are_under_way_is_the_next_group(
         ticket.result(5)
     assert link.sent() == list(range(12))
     assert max(len(g.headers) for g in link.groups) == 8
+
+
+def test_under_load_calls_are_few_and_full(link: FakeLink) -> None:
+    """While a call is under way the next one waits for `group_batches_min` batches."""
+    producer = Producer("p", link, lambda: 0.5, limits=ProducerLimits(group_batches_min=4))
+    until(lambda: link.sessions)
+    link.hold = True
+    for number in range(8):
+        producer.submit(make_batch(number))
+    until(lambda: len(link.groups) == 2)
+    time.sleep(0.05)
+    counts = [len(g.headers) for g in link.groups]
+    assert counts[0] == 1
+    assert counts[1] >= 4
+    assert len(counts) == 2
+    link.hold = False
+    link.release()
+    producer.flush(5)
+    assert link.sent() == list(range(8))
+    producer.close(5)
 
 
 def test_packed_batches_share_one_object(producer: Producer, link: FakeLink) -> None:

@@ -115,7 +115,7 @@ def test_a_group_is_answered_when_every_sink_has_it() -> None:
 
 
 def test_what_queues_up_while_pushes_are_under_way_goes_as_one_group() -> None:
-    """Natural grouping: two pushes in flight, the rest waits and goes together."""
+    """A second push goes once eight wait; the rest waits for the first two."""
 
     async def scenario() -> None:
         lane = FakeLane()
@@ -126,11 +126,11 @@ def test_what_queues_up_while_pushes_are_under_way_goes_as_one_group() -> None:
             call = router.route(PRODUCER, 1, n + 1, group(header(n)))
             calls.append(asyncio.ensure_future(call))
             await asyncio.sleep(0.001)
-        assert lane.groups == [1, 1]
+        assert lane.groups == [1, 8]
         lane.gate.set()
         await asyncio.gather(*calls)
         assert lane.taken == list(range(12))
-        assert lane.groups == [1, 1, 10]
+        assert lane.groups == [1, 8, 3]
 
     run(scenario())
 
