@@ -21,6 +21,7 @@ from cdp_ray_sinks.cli.output import (
     say_error,
     stderr_console,
 )
+from cdp_ray_sinks.cli.running import noted, notes_folder, use_auth_token
 from cdp_ray_sinks.config import load
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
 from cdp_ray_sinks.placeholders import paths_in
@@ -48,6 +49,7 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
     for warning in config.warnings():
         say(f"warning: {warning}")
 
+    use_auth_token(os.environ)
     from cdp_ray_sinks.pipeline import Pipeline
 
     pipeline = Pipeline(config, report=say)
@@ -78,7 +80,8 @@ def _run_and_drain(
 ) -> CdpError | None:
     """What went wrong, None when all is settled."""
     failure: CdpError | None = None
-    with _signals_set(stop), _timer(stop, duration_s):
+    note = noted(notes_folder(os.environ), pipeline.config.pipeline.name, pipeline.address)
+    with _signals_set(stop), _timer(stop, duration_s), note:
         say(f"running on {pipeline.address}; Ctrl-C drains and leaves")
         try:
             with _watching() as watcher:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 from cdp_ray_sinks.cli.output import print_json
+from cdp_ray_sinks.cli.running import noted_address, notes_folder, use_auth_token
 
 
 def show_status(name: str, address: str | None, as_json: bool) -> int:
-    """Print the status; ConfigError if no such pipeline runs there."""
+    """Print the status; ConfigError if no such pipeline runs there.
+
+    Without an address: the one that a `run` of that name noted on this machine, then
+    RAY_ADDRESS, then the newest cluster of the machine.
+    """
+    use_auth_token(os.environ)
     from cdp_ray_sinks import pipeline
 
-    found = pipeline.status(name, address)
+    with redirect_stdout(sys.stderr):
+        found = pipeline.status(name, address or noted_address(notes_folder(os.environ), name))
     if as_json:
         print_json(found)
     else:
