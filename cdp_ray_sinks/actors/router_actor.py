@@ -120,13 +120,13 @@ class RouterActor:
         self._live().begin(producer, session)
 
     async def route(self, call: bytes, references: list[Payload]) -> bytes:
-        """Route a group; answers when required sinks have settled all of it."""
+        """Route a group; answers when required sinks have settled it, or soon anyway."""
         (producer, session, number), group = decode_call(call, references)
         return encode_answer(await self._live().route(producer, session, number, group))
 
-    async def settled(self, batch_ids: Sequence[BatchId]) -> bytes:
-        """Answer when no sink owes anything about these batches."""
-        return encode_answer(await self._live().settled(batch_ids))
+    async def settled(self, known: Sequence[tuple[BatchId, int]]) -> bytes:
+        """Answer when one of these batches is further than known, or soon anyway."""
+        return encode_answer(await self._live().settled(known))
 
     async def identity(self) -> Identity:
         """Who and where this is."""

@@ -43,10 +43,10 @@ class RayRouterLink:
             raise LinkError(str(error)) from None
         _answer_later(ref, on_answer)
 
-    def settled(self, batch_ids: Sequence[BatchId], on_answer: OnAnswer) -> None:
+    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnAnswer) -> None:
         """Ask about lingering batches."""
         try:
-            ref = self._router.settled.remote(list(batch_ids))
+            ref = self._router.settled.remote(list(known))
         except ray.exceptions.RayError as error:
             raise LinkError(str(error)) from None
         _answer_later(ref, on_answer)

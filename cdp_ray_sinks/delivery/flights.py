@@ -66,6 +66,8 @@ class Flight:
     payload: Payload
     hold: Hold
     ticket: BatchTicket
+    state: int = 0
+    queued_ms: int = 0
 
     @classmethod
     def make(

@@ -32,6 +32,7 @@ from cdp_ray_sinks.metrics import MetricsSnapshot, SinkMetrics
 from cdp_ray_sinks.sinks.base import KeepsLedger, Sink
 
 TICK_MS = 1_000
+ANSWER_WAIT_S = 0.5
 
 Messages: TypeAlias = tuple[int, ...] | None
 """0-based places of messages in a batch; None = all."""
@@ -91,6 +92,9 @@ class Lane:
     ) -> list[str]:
         """Write the batches; returns one outcome each, once all of them are settled.
 
+        What is still being retried after `ANSWER_WAIT_S` is answered as pending, so that a
+        workspace that is stuck does not keep the answers of others.
+
         Raises SequenceGapError when an earlier push of the session is missing or the session
         is over, and FencedError when another writer owns this lane. Nothing of the push is
         acknowledged then.
@@ -108,7 +112,10 @@ class Lane:
             self._changed.notify()
         if not batches:
             return []
-        return push.future.result()
+        try:
+            return list(push.future.result(ANSWER_WAIT_S))
+        except TimeoutError:
+            return list(push.outcomes)
 
     def queued_bytes(self) -> int:
         """Bytes taken and not yet settled."""

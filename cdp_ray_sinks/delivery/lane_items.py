@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cdp_ray_sinks.batch.batch import Batch
-from cdp_ray_sinks.delivery.push import DURABLE
+from cdp_ray_sinks.delivery.push import DURABLE, PENDING
 from cdp_ray_sinks.errors import SinkError
 
 
@@ -25,12 +25,12 @@ class DeadLetters(Protocol):
 
 
 class PushAnswer:
-    """One call being answered: outcomes are filled in as its batches settle."""
+    """One call being answered: PENDING outcomes become others as its batches settle."""
 
     __slots__ = ("future", "outcomes", "remaining")
 
     def __init__(self, count: int) -> None:
-        self.outcomes = [DURABLE] * count
+        self.outcomes = [PENDING] * count
         self.remaining = count
         self.future: Future[list[str]] = Future()
 

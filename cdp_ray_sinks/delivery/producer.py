@@ -14,15 +14,23 @@ from dataclasses import dataclass
 
 import xxhash
 
-from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId, Pack, pack_batches
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader, Pack, pack_batches
 from cdp_ray_sinks.clock import Clock, SystemClock
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.flights import BatchTicket, Flight, Hold, SinkTally, Tallies, Window
-from cdp_ray_sinks.delivery.push import Group, Outcomes, Payload, make_group
-from cdp_ray_sinks.delivery.router_link import LinkError, RouteAnswer, RouterLink
+from cdp_ray_sinks.delivery.push import Group, Payload, make_group
+from cdp_ray_sinks.delivery.router_link import (
+    COMPLETE,
+    REQUIRED_SETTLED,
+    LinkError,
+    RouteAnswer,
+    RouterLink,
+)
 from cdp_ray_sinks.errors import DrainTimeoutError
 
-IDLE_WAIT_S = 0.5
+IDLE_WAIT_MS = 500
+LINGER_MS = 5
+"""How long a batch waits for others at most while calls are under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +180,7 @@ class Producer:
             self._window.take(hold, headers)
 
     def _enqueue(self, batches: list[tuple[BatchHeader, Payload]], hold: Hold) -> list[BatchTicket]:
-        tickets = []
+        tickets, queued_ms = [], self._clock.monotonic_ms()
         with self._changed:
             for header, payload in batches:
                 flight = Flight.make(
@@ -180,6 +188,7 @@ class Producer:
                 )
                 self._flights[self._sequence] = flight
                 self._sequence += 1
+                flight.queued_ms = queued_ms
                 self._queue.append(flight)
                 tickets.append(flight.ticket)
             is_idle = not self._calls and not self._in_doubt
@@ -235,20 +244,19 @@ class Producer:
             if isinstance(answer, Exception):
                 self._in_doubt = True
             else:
-                for flight, outcomes, is_complete in zip(
-                    flights, answer.outcomes, answer.is_complete, strict=True
-                ):
-                    self._settle(flight, outcomes, is_complete)
+                self._settle_all(flights, answer)
             self._changed.notify_all()
 
-    def _settle(self, flight: Flight, outcomes: Outcomes, is_complete: bool) -> None:
-        flight.ticket.settle(outcomes)
-        if not is_complete:
-            self._lingering.append(flight)
-            return
-        if self._flights.pop(flight.header.sequence, None) is not None:
-            self._tallies.add(flight.header, outcomes)
-            self._window.settle(flight)
+    def _settle_all(self, flights: list[Flight], answer: RouteAnswer) -> None:
+        for flight, outcomes, state in zip(flights, answer.outcomes, answer.states, strict=True):
+            if state >= REQUIRED_SETTLED:
+                flight.ticket.settle(outcomes)
+            if state < COMPLETE:
+                flight.state = state
+                self._lingering.append(flight)
+            elif self._flights.pop(flight.header.sequence, None) is not None:
+                self._tallies.add(flight.header, outcomes)
+                self._window.settle(flight)
 
     def _on_lingering(self, polled: list[Flight], answer: RouteAnswer | Exception) -> None:
         with self._changed:
@@ -256,10 +264,7 @@ class Producer:
             if isinstance(answer, Exception):
                 self._in_doubt = True
             else:
-                for flight, outcomes, is_complete in zip(
-                    polled, answer.outcomes, answer.is_complete, strict=True
-                ):
-                    self._settle(flight, outcomes, is_complete)
+                self._settle_all(polled, answer)
             self._changed.notify_all()
 
     # -- the courier thread -----------------------------------------------------------
@@ -268,7 +273,9 @@ class Producer:
         """Send what queues up, ask for what lingers, and recover a lost router."""
         while True:
             with self._changed:
-                self._changed.wait_for(self._has_work, IDLE_WAIT_S)
+                self._changed.wait_for(
+                    self._has_work, LINGER_MS / 1000 if self._queue else IDLE_WAIT_S
+                )
                 if self._closed:
                     return
                 must_recover = self._in_doubt and not self._calls and not self._is_polling
@@ -293,9 +300,11 @@ class Producer:
         """Whether another call should go now."""
         if not self._calls:
             return bool(self._queue)
-        if len(self._calls) >= self._limits.calls_in_flight_max:
+        if not self._queue or len(self._calls) >= self._limits.calls_in_flight_max:
             return False
-        return len(self._queue) >= self._limits.group_batches_min
+        if len(self._queue) >= self._limits.group_batches_min:
+            return True
+        return self._queue[0].queued_ms + LINGER_MS <= self._clock.monotonic_ms()
 
     def _take_lingering(self) -> list[Flight]:
         if self._in_doubt or self._is_polling or not self._lingering:
@@ -305,9 +314,9 @@ class Producer:
         return polled
 
     def _ask_lingering(self, polled: list[Flight]) -> None:
-        ids: list[BatchId] = [flight.header.batch_id for flight in polled]
+        known = [(flight.header.batch_id, flight.state) for flight in polled]
         try:
-            self._link.settled(ids, lambda answer: self._on_lingering(polled, answer))
+            self._link.settled(known, lambda answer: self._on_lingering(polled, answer))
         except LinkError as error:
             self._on_lingering(polled, error)
 

@@ -12,6 +12,9 @@ DEAD_LETTERED: Final = "dead_lettered"
 LOST: Final = "lost"
 """The process that owned the batch died before it arrived; nobody waits for the answer."""
 
+PENDING: Final = "pending"
+"""Taken and not settled yet: ask again by pushing the same batch, which joins the first one."""
+
 REFUSED: Final = "refused"
 """The id came with other content: an error, never an acknowledgement."""
 

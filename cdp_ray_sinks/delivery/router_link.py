@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from cdp_ray_sinks.batch.batch import BatchId, Pack
 from cdp_ray_sinks.delivery.push import Group, Outcomes, Payload
@@ -14,11 +14,19 @@ class LinkError(CdpError):
     """The router could not be reached, or it is not known whether it took the call."""
 
 
+OWED: Final = 0
+"""A required sink has not settled the batch yet."""
+REQUIRED_SETTLED: Final = 1
+"""Only optional sinks have not settled it yet."""
+COMPLETE: Final = 2
+"""Every sink has settled it; the router has forgotten it."""
+
+
 class RouteAnswer(NamedTuple):
-    """Per batch of a call: outcomes so far, and whether every sink has settled it."""
+    """Per batch of a call: outcomes so far, and OWED, REQUIRED_SETTLED or COMPLETE."""
 
     outcomes: list[Outcomes]
-    is_complete: list[bool]
+    states: list[int]
 
 
 OnAnswer: TypeAlias = Callable[[RouteAnswer | Exception], None]
@@ -38,9 +46,9 @@ class RouterLink(Protocol):
     def route(
         self, producer: bytes, session: int, number: int, group: Group, on_answer: OnAnswer
     ) -> None:
-        """Send a group; answered once every required sink has settled all of it."""
+        """Send a group; answered once required sinks have settled it, or soon anyway."""
         ...
 
-    def settled(self, batch_ids: Sequence[BatchId], on_answer: OnAnswer) -> None:
-        """Ask about batches that an optional sink still owed; answered when none does."""
+    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnAnswer) -> None:
+        """Ask about batches not complete yet; answered when one is further than known, or soon."""
         ...

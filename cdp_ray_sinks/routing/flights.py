@@ -6,6 +6,7 @@ import asyncio
 
 from cdp_ray_sinks.batch.batch import BatchHeader
 from cdp_ray_sinks.delivery.push import Outcomes, Payload
+from cdp_ray_sinks.delivery.router_link import COMPLETE, OWED, REQUIRED_SETTLED
 
 
 class RoutedBatch:
@@ -25,12 +26,14 @@ class RoutedBatch:
         self.outcomes: dict[str, str] = {}
         self._owed = set(sinks)
         self._owed_required = self._owed & required
-        self._waiting: list[tuple[Waiter, bool]] = []
+        self._waiting: list[tuple[Waiter, int]] = []
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every sink has settled it."""
-        return not self._owed
+    def state(self) -> int:
+        """OWED by a required sink, REQUIRED_SETTLED, or COMPLETE."""
+        if self._owed_required:
+            return OWED
+        return REQUIRED_SETTLED if self._owed else COMPLETE
 
     def settle(self, sink_name: str, outcome: str) -> None:
         """A sink settled it; wakes the calls whose condition now holds."""
@@ -39,26 +42,24 @@ class RoutedBatch:
         self._owed.discard(sink_name)
         self._owed_required.discard(sink_name)
         self.outcomes[sink_name] = outcome
-        still: list[tuple[Waiter, bool]] = []
-        for waiter, wants_all in self._waiting:
-            if self.is_settled(wants_all):
+        state = self.state
+        still = []
+        for waiter, wanted in self._waiting:
+            if state >= wanted:
                 waiter.one_less()
-            else:
-                still.append((waiter, wants_all))
+            elif not waiter.is_over:
+                still.append((waiter, wanted))
         self._waiting = still
         if not self._owed:
             self.payload = None
 
-    def is_settled(self, wants_all: bool) -> bool:
-        """Whether all sinks (or, else, all required ones) have settled it."""
-        return not (self._owed if wants_all else self._owed_required)
-
-    def wait(self, waiter: Waiter, wants_all: bool) -> None:
-        """Let the waiter know when it is settled; counts at once if it is already."""
-        if self.is_settled(wants_all):
+    def wait(self, waiter: Waiter, wanted: int) -> None:
+        """Let the waiter know when the state is `wanted`; counts at once if it is already."""
+        if self.state >= wanted:
             waiter.one_less()
-        else:
-            self._waiting.append((waiter, wants_all))
+            return
+        self._waiting = [entry for entry in self._waiting if not entry[0].is_over]
+        self._waiting.append((waiter, wanted))
 
     def result(self) -> Outcomes:
         """(sink, outcome) pairs so far, in a stable order."""
@@ -66,20 +67,26 @@ class RoutedBatch:
 
 
 class Waiter:
-    """Counts down to the moment when all batches of one call are settled."""
+    """Counts down to the moment when enough batches of one call are settled."""
 
     def __init__(self, count: int) -> None:
         self._left = count
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not count:
+        if count <= 0:
             self._done.set_result(None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._done.done()
 
     def one_less(self) -> None:
         """One batch was settled."""
         self._left -= 1
-        if not self._left and not self._done.done():
+        if self._left <= 0 and not self._done.done():
             self._done.set_result(None)
 
-    async def wait(self) -> None:
-        """Return when all are."""
-        await self._done
+    async def wait(self, timeout_s: float) -> None:
+        """Return when enough are, or after `timeout_s`."""
+        await asyncio.wait([self._done], timeout=timeout_s)
+        self._done.cancel()

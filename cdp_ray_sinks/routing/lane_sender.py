@@ -7,14 +7,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from cdp_ray_sinks.batch.batch import BatchId
 from cdp_ray_sinks.delivery.backoff import Backoff
-from cdp_ray_sinks.delivery.push import Group, Low, make_group
+from cdp_ray_sinks.delivery.push import PENDING, Group, Low, make_group
 from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.routing.flights import RoutedBatch
 
 PUSHES_IN_FLIGHT_MAX = 2
 GROUP_BATCHES_MIN = 8
 """While a push is under way another one goes only when so many batches wait."""
+ASK_AGAIN_S = 0.25
+"""How long after a lane answered "pending" the same batch is pushed again, to ask for it."""
 
 
 class LaneLostError(CdpError):
@@ -94,14 +97,16 @@ class LaneSender:
         self._group_batches_max = group_batches_max
         self._group_bytes_max = min(group_bytes_max, lane_bytes_max)
         self._queue: deque[RoutedBatch] = deque()
-        self._pushes: dict[int, list[RoutedBatch]] = {}
+        self._sent: dict[BatchId, RoutedBatch] = {}
+        self._pending: deque[RoutedBatch] = deque()
+        self._asking: asyncio.TimerHandle | None = None
         self._number = 0
         self._session = 0
         self._failures = 0
         self._lane: LaneLink | None = None
         self._is_waiting = False
         self._recovery: asyncio.Task[None] | None = None
-        self._push_tasks: set[asyncio.Task[None]] = set()
+        self._pushes: set[asyncio.Task[None]] = set()
         self.recoveries = 0
         self.last_error: str | None = None
 
@@ -114,13 +119,13 @@ class LaneSender:
 
     @property
     def queued(self) -> tuple[int, int]:
-        """Batches queued, and batches pushed but unanswered."""
-        return len(self._queue), sum(len(group) for group in self._pushes.values())
+        """Batches queued, and batches pushed but not settled."""
+        return len(self._queue), len(self._sent)
 
     def send(self) -> None:
         """Push what is queued as far as pushes and budget allow; find the lane first."""
         if self._lane is None:
-            if self._recovery is None and not self._push_tasks and (self._queue or self._pushes):
+            if self._recovery is None and not self._pushes and (self._queue or self._sent):
                 self._recovery = asyncio.get_running_loop().create_task(self._recover())
             return
         while self._may_push():
@@ -129,11 +134,9 @@ class LaneSender:
                 self._is_waiting = True
                 return
             self._budget.queued_bytes -= group_bytes
-            self._number += 1
-            self._pushes[self._number] = [self._queue.popleft() for _ in range(count)]
-            push = self._push(self._lane, self._number, group_bytes)
-            task = asyncio.get_running_loop().create_task(push)
-            self._push_tasks.add(task)
+            batches = [self._queue.popleft() for _ in range(count)]
+            self._sent.update((batch.header.batch_id, batch) for batch in batches)
+            self._start_push(self._lane, batches)
 
     def _may_push(self) -> bool:
         if self._is_waiting or len(self._pushes) >= PUSHES_IN_FLIGHT_MAX:
@@ -158,8 +161,12 @@ class LaneSender:
             group_bytes += record_bytes
         return count, group_bytes
 
-    async def _push(self, lane: LaneLink, number: int, group_bytes: int) -> None:
-        batches = self._pushes[number]
+    def _start_push(self, lane: LaneLink, batches: list[RoutedBatch]) -> None:
+        self._number += 1
+        push = self._push(lane, self._number, batches)
+        self._pushes.add(asyncio.get_running_loop().create_task(push))
+
+    async def _push(self, lane: LaneLink, number: int, batches: list[RoutedBatch]) -> None:
         producers = {(b.header.producer, b.header.epoch) for b in batches}
         group = make_group([(b.header, b.payload) for b in batches], self._lows(producers))
         try:
@@ -171,18 +178,37 @@ class LaneSender:
         else:
             self.last_error = None
             self._failures = 0
-            del self._pushes[number]
-            for batch, outcome in zip(batches, outcomes, strict=True):
-                batch.settle(self._sink_name, outcome)
+            self._settle(batches, outcomes)
         finally:
             task = asyncio.current_task()
             if task is not None:
-                self._push_tasks.discard(task)
-            self._budget.give_back(group_bytes)
+                self._pushes.discard(task)
             self.send()
 
+    def _settle(self, batches: list[RoutedBatch], outcomes: list[str]) -> None:
+        settled_bytes = 0
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            if outcome == PENDING:
+                self._pending.append(batch)
+            elif self._sent.pop(batch.header.batch_id, None) is not None:
+                settled_bytes += batch.header.record_bytes
+                batch.settle(self._sink_name, outcome)
+        if self._pending and self._asking is None:
+            self._asking = asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again)
+        self._budget.give_back(settled_bytes)
+
+    def _ask_again(self) -> None:
+        """Push batches again that the lane has but had not settled; they join the first ones."""
+        self._asking = None
+        if self._lane is None or not self._pending:
+            return
+        count = min(len(self._pending), self._group_batches_max)
+        self._start_push(self._lane, [self._pending.popleft() for _ in range(count)])
+        if self._pending:
+            self._asking = asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again)
+
     async def _recover(self) -> None:
-        """Find the lane again, then queue what is unanswered in front of the rest, in order."""
+        """Find the lane again, then queue what is unsettled in front of the rest, in order."""
         if self._session:
             self.recoveries += 1
         backoff = Backoff(delay_ms_max=1_000)
@@ -197,9 +223,11 @@ class LaneSender:
             except LaneLostError as error:
                 self.last_error = str(error)
                 self._failures += 1
-        unanswered = [batch for number in sorted(self._pushes) for batch in self._pushes[number]]
-        self._pushes.clear()
-        self._queue.extendleft(reversed(unanswered))
-        self._budget.queued_bytes += sum(batch.header.record_bytes for batch in unanswered)
+        unsettled_bytes = sum(batch.header.record_bytes for batch in self._sent.values())
+        self._queue.extendleft(reversed(self._sent.values()))
+        self._sent.clear()
+        self._pending.clear()
+        self._budget.queued_bytes += unsettled_bytes
         self._lane, self._number, self._recovery = lane, 0, None
+        self._budget.give_back(unsettled_bytes)
         self.send()

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 from cdp_ray_sinks.batch.batch import BatchHeader, BatchId
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.push import DROPPED, Group, Low, Outcomes, Payload
-from cdp_ray_sinks.delivery.router_link import RouteAnswer
+from cdp_ray_sinks.delivery.router_link import COMPLETE, REQUIRED_SETTLED, RouteAnswer
 from cdp_ray_sinks.errors import SequenceGapError
 from cdp_ray_sinks.routing.flights import RoutedBatch, Waiter
 from cdp_ray_sinks.routing.lane_sender import Budget, LaneLink, LaneLostError, LaneSender
 from cdp_ray_sinks.routing.table import RoutingTable
 
 TURN_WAIT_S_MAX = 10.0
+ANSWER_WAIT_S = 0.25
 LANE_SHARE = 4
 """No lane of a sink with many may hold more than this part of the sink's budget."""
 
@@ -96,9 +97,11 @@ class Router:
             self._turns[producer] = _ProducerTurn(session, 1, asyncio.Event())
 
     async def route(self, producer: bytes, session: int, number: int, group: Group) -> RouteAnswer:
-        """Queue a group's batches for their sinks; answers when required ones have settled all.
+        """Queue a group's batches for their sinks; answers when required ones settled all.
 
-        Raises SequenceGapError if the session is over or a call before this one is missing.
+        What a sink still owes after `ANSWER_WAIT_S` is answered as owed, so that one stuck
+        batch does not keep the answers of others. Raises SequenceGapError if the session is
+        over or a call before this one is missing.
         """
         turn = await self._take_turn(producer, session, number)
         for low_producer, epoch, low in group.lows:
@@ -113,17 +116,26 @@ class Router:
         turn.following += 1
         turn.changed.set()
         turn.changed = asyncio.Event()
-        return await self._answer(routed, wants_all=False)
+        waiter = Waiter(len(routed))
+        for batch in routed:
+            batch.wait(waiter, REQUIRED_SETTLED)
+        await waiter.wait(ANSWER_WAIT_S)
+        return self._answer(routed)
 
-    async def settled(self, batch_ids: Sequence[BatchId]) -> RouteAnswer:
-        """Answer once no sink at all owes anything about these batches.
+    async def settled(self, known: Sequence[tuple[BatchId, int]]) -> RouteAnswer:
+        """Answer once one of these batches is further than the caller knows, or soon anyway.
 
         Raises SequenceGapError for a batch that this router does not know.
         """
-        unknown = [batch_id for batch_id in batch_ids if batch_id not in self._batches]
+        unknown = [batch_id for batch_id, _ in known if batch_id not in self._batches]
         if unknown:
             raise SequenceGapError(f"batch {unknown[0]} is not known to this router")
-        return await self._answer([self._batches[i] for i in batch_ids], wants_all=True)
+        polled = [self._batches[batch_id] for batch_id, _ in known]
+        waiter = Waiter(1)
+        for batch, (_, state) in zip(polled, known, strict=True):
+            batch.wait(waiter, state + 1)
+        await waiter.wait(ANSWER_WAIT_S)
+        return self._answer(polled)
 
     def state(self) -> dict[str, Any]:
         """Queues and errors per sink, for `status`."""
@@ -185,17 +197,12 @@ class Router:
                 self._offer(sink, batch)
         return batch
 
-    async def _answer(self, routed: list[RoutedBatch], wants_all: bool) -> RouteAnswer:
-        waiter = Waiter(len(routed))
-        for batch in routed:
-            batch.wait(waiter, wants_all)
-        await waiter.wait()
-        outcomes = [self._interned(batch.result()) for batch in routed]
-        is_complete = [batch.is_complete for batch in routed]
-        for batch in routed:
-            if batch.is_complete:
+    def _answer(self, routed: list[RoutedBatch]) -> RouteAnswer:
+        states = [batch.state for batch in routed]
+        for batch, state in zip(routed, states, strict=True):
+            if state == COMPLETE:
                 self._batches.pop(batch.header.batch_id, None)
-        return RouteAnswer(outcomes, is_complete)
+        return RouteAnswer([self._interned(batch.result()) for batch in routed], states)
 
     def _interned(self, outcomes: Outcomes) -> Outcomes:
         """One object per distinct result, which pickle then writes once per answer."""

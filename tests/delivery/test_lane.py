@@ -13,7 +13,7 @@ from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.clock import SystemClock
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.lane import Lane
-from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DURABLE, REFUSED
+from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DURABLE, PENDING, REFUSED
 from cdp_ray_sinks.errors import (
     FencedError,
     PartialFlushError,
@@ -260,6 +260,21 @@ def test_a_failing_workspace_does_not_hold_up_another(bench: Bench) -> None:
         assert stuck.result(5) == [DURABLE]
     assert bench.sink.durable == [(2, 1), (1, 0)]
     assert bench.lane.last_error() is None
+
+
+def test_a_push_that_is_stuck_in_part_is_answered_in_part(bench: Bench) -> None:
+    """The answer does not wait for the stuck workspace; asking again does, and joins it."""
+    healed = threading.Event()
+
+    def fail(flushes: int) -> None:
+        if not healed.is_set():
+            raise PartialFlushError(((1, "no room"),))
+
+    bench.sink.fail_flush = fail
+    assert bench.push(make_batch(0, 1), make_batch(1, 2)) == [PENDING, DURABLE]
+    healed.set()
+    assert bench.push(make_batch(0, 1)) == [DURABLE]
+    assert bench.sink.durable == [(2, 1), (1, 0)]
 
 
 def test_a_transient_write_error_keeps_the_order_of_its_workspace(bench: Bench) -> None:

@@ -12,7 +12,14 @@ import pytest
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId, Pack, unpack
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
 from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, Group, Outcomes
-from cdp_ray_sinks.delivery.router_link import LinkError, OnAnswer, RouteAnswer
+from cdp_ray_sinks.delivery.router_link import (
+    COMPLETE,
+    OWED,
+    REQUIRED_SETTLED,
+    LinkError,
+    OnAnswer,
+    RouteAnswer,
+)
 from cdp_ray_sinks.errors import BatchConflictError, DrainTimeoutError
 
 
@@ -34,9 +41,9 @@ class FakeLink:
         self.waiting: list[tuple[Group, OnAnswer]] = []
         self.puts = 0
         self.lows: list[int] = []
-        self.answer: Callable[[BatchHeader], tuple[Outcomes, bool]] = lambda h: (
+        self.answer: Callable[[BatchHeader], tuple[Outcomes, int]] = lambda h: (
             (("a", DURABLE),),
-            True,
+            COMPLETE,
         )
         self.asked: list[list[BatchId]] = []
         self.next = 1
@@ -67,10 +74,11 @@ class FakeLink:
         else:
             self._reply(group, on_answer)
 
-    def settled(self, batch_ids: Sequence[BatchId], on_answer: OnAnswer) -> None:
-        self.asked.append(list(batch_ids))
+    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnAnswer) -> None:
+        batch_ids = [batch_id for batch_id, _ in known]
+        self.asked.append(batch_ids)
         on_answer(RouteAnswer([(("a", DURABLE), ("b", DROPPED))] * len(batch_ids),
-                              [True] * len(batch_ids)))  # fmt: skip
+                              [COMPLETE] * len(batch_ids)))  # fmt: skip
 
     def _reply(self, group: Group, on_answer: OnAnswer) -> None:
         answers = [self.answer(h) for h in group.headers]
@@ -283,7 +291,7 @@ def test_an_answer_of_an_older_session_changes_nothing(producer: Producer, link:
     ghost(LinkError("gone"))
     first.result(5)
     second.result(5)
-    ghost(RouteAnswer([(("a", DROPPED),)] * len(ghost_group.headers), [True]))
+    ghost(RouteAnswer([(("a", DROPPED),)] * len(ghost_group.headers), [COMPLETE]))
     assert first.result(5) == {"a": DURABLE}
     assert producer.tallies()["a"].batches == 2
 
@@ -302,7 +310,7 @@ def test_an_optional_sink_that_lingers_does_not_hold_up_the_ticket(
     producer: Producer, link: FakeLink
 ) -> None:
     """The ticket is done for required sinks; the reference is kept until all have settled."""
-    link.answer = lambda h: ((("a", DURABLE),), False)
+    link.answer = lambda h: ((("a", DURABLE),), REQUIRED_SETTLED)
     ticket = producer.submit(make_batch(0))
     assert ticket.result(5) == {"a": DURABLE}
     until(lambda: producer.in_flight() == (0, 0))
@@ -311,9 +319,25 @@ def test_an_optional_sink_that_lingers_does_not_hold_up_the_ticket(
     assert producer.tallies()["b"].dropped == 3
 
 
+def test_a_batch_that_a_sink_still_owes_is_asked_about_and_not_acknowledged(
+    producer: Producer, link: FakeLink
+) -> None:
+    """The call's answer frees the call; the ticket waits for the sink."""
+    link.answer = lambda h: ((), OWED if h.sequence == 0 else COMPLETE)
+    answers: list[OnAnswer] = []
+    link.settled = lambda known, on_answer: answers.append(on_answer)  # type: ignore[method-assign]
+    stuck = producer.submit(make_batch(0))
+    for number in range(1, 10):
+        producer.submit(make_batch(number)).result(5)
+    assert not stuck.done()
+    until(lambda: answers)
+    answers[0](RouteAnswer([(("a", DURABLE),)], [COMPLETE]))
+    assert stuck.result(5) == {"a": DURABLE}
+
+
 def test_a_refused_batch_raises_at_its_ticket(producer: Producer, link: FakeLink) -> None:
     """Same id with other content is an error that somebody sees."""
-    link.answer = lambda h: ((("a", "refused"),), True)
+    link.answer = lambda h: ((("a", "refused"),), COMPLETE)
     with pytest.raises(BatchConflictError, match="refused by a"):
         producer.submit(make_batch(0)).result(5)
     assert producer.tallies()["a"].refused == 1

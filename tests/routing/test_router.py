@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cdp_ray_sinks.batch.batch import BatchHeader, Pack
-from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, Group, make_group
+from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, PENDING, Group, make_group
+from cdp_ray_sinks.delivery.router_link import COMPLETE, OWED, REQUIRED_SETTLED
 from cdp_ray_sinks.errors import SequenceGapError
 from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
 from cdp_ray_sinks.routing.router import Router, SinkRoute
@@ -41,6 +42,7 @@ class FakeLane:
         self.gate = asyncio.Event()
         self.gate.set()
         self.fail: Callable[[int], bool] = lambda number: False
+        self.outcome: Callable[[int], str] = lambda sequence: DURABLE
         self._next = 1
 
     async def hello(self, router_id: str, session: int) -> None:
@@ -57,7 +59,7 @@ class FakeLane:
         self.lows += [low for _, _, low in group.lows]
         self.groups.append(len(group.headers))
         await self.gate.wait()
-        return [DURABLE] * len(group.headers)
+        return [self.outcome(h.sequence) for h in group.headers]
 
 
 class Places:
@@ -107,7 +109,7 @@ def test_a_group_is_answered_when_every_sink_has_it() -> None:
         router = make_router({"one": Places(one), "two": Places(two)})
         answer = await router.route(PRODUCER, 1, 1, group(header(0), header(1)))
         assert answer.outcomes == [(("one", DURABLE), ("two", DURABLE))] * 2
-        assert answer.is_complete == [True, True]
+        assert answer.states == [COMPLETE, COMPLETE]
         assert one.taken == two.taken == [0, 1]
         assert router.state()["in_router"] == 0
 
@@ -149,7 +151,7 @@ def test_a_lost_lane_gets_everything_unanswered_again_in_order() -> None:
             calls.append(asyncio.ensure_future(call))
             await asyncio.sleep(0.001)
         answers = await asyncio.gather(*calls)
-        assert all(a.is_complete == [True] for a in answers)
+        assert all(a.states == [COMPLETE] for a in answers)
         assert sorted(set(lane.taken)) == list(range(9))
         assert lane.taken == sorted(lane.taken)
         assert len(lane.sessions) >= 2
@@ -179,12 +181,15 @@ def test_a_stuck_workspace_does_not_hold_up_another() -> None:
         stuck, free = FakeLane(), FakeLane()
         stuck.gate.clear()
         router = make_router({"one": Places({1: stuck, 2: free})}, by_workspace=True)
-        waiting = asyncio.ensure_future(router.route(PRODUCER, 1, 1, group(header(0, 1))))
-        answer = await router.route(PRODUCER, 1, 2, group(header(1, 2)))
-        assert answer.is_complete == [True]
-        assert not waiting.done()
+        first, second = await asyncio.gather(
+            router.route(PRODUCER, 1, 1, group(header(0, 1))),
+            router.route(PRODUCER, 1, 2, group(header(1, 2))),
+        )
+        assert (first.states, second.states) == ([OWED], [COMPLETE])
+        poll = asyncio.ensure_future(router.settled([(header(0, 1).batch_id, OWED)]))
+        await asyncio.sleep(0.01)
         stuck.gate.set()
-        await waiting
+        assert (await poll).states == [COMPLETE]
 
     run(scenario())
 
@@ -225,9 +230,10 @@ def test_drop_lets_go_of_what_exceeds_the_budget_and_says_so() -> None:
         assert [dict(o)["fast"] for o in answer.outcomes] == [DURABLE] * 5
         dropped = [n for n, o in enumerate(answer.outcomes) if dict(o).get("slow") == DROPPED]
         assert dropped == [2, 3, 4]
-        assert answer.is_complete == [False, False, True, True, True]
+        assert answer.states == [REQUIRED_SETTLED] * 2 + [COMPLETE] * 3
         slow.gate.set()
-        later = await router.settled([header(0).batch_id, header(1).batch_id])
+        known = [(header(n).batch_id, REQUIRED_SETTLED) for n in (0, 1)]
+        later = await router.settled(known)
         assert [dict(o)["slow"] for o in later.outcomes] == [DURABLE, DURABLE]
         assert router.state()["in_router"] == 0
 
@@ -243,9 +249,9 @@ def test_an_optional_sink_does_not_hold_up_the_answer() -> None:
         router = make_router({"slow": Places(slow), "fast": Places(fast)}, optional={"slow"})
         answer = await router.route(PRODUCER, 1, 1, group(header(0)))
         assert answer.outcomes == [(("fast", DURABLE),)]
-        assert answer.is_complete == [False]
+        assert answer.states == [REQUIRED_SETTLED]
         slow.gate.set()
-        later = await router.settled([header(0).batch_id])
+        later = await router.settled([(header(0).batch_id, REQUIRED_SETTLED)])
         assert later.outcomes == [(("fast", DURABLE), ("slow", DURABLE))]
 
     run(scenario())
@@ -257,7 +263,7 @@ def test_settled_refuses_batches_it_does_not_know() -> None:
     async def scenario() -> None:
         router = make_router({"one": Places(FakeLane())})
         with pytest.raises(SequenceGapError, match="not known"):
-            await router.settled([header(5).batch_id])
+            await router.settled([(header(5).batch_id, OWED)])
 
     run(scenario())
 
@@ -316,7 +322,7 @@ def test_a_batch_that_no_sink_wants_is_complete_at_once() -> None:
         router._table = RoutingTable(())
         answer = await router.route(PRODUCER, 1, 1, group(header(0)))
         assert answer.outcomes == [()]
-        assert answer.is_complete == [True]
+        assert answer.states == [COMPLETE]
 
     run(scenario())
 
@@ -329,5 +335,48 @@ def test_the_producers_low_travels_with_each_push() -> None:
         router = make_router({"one": Places(lane)})
         await router.route(PRODUCER, 1, 1, group(header(7)))
         assert lane.lows == [7]
+
+    run(scenario())
+
+
+def test_a_pending_batch_is_asked_for_again_while_others_of_its_push_are_settled() -> None:
+    """A lane that retries one workspace answers for the rest of the group."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        asked: list[int] = []
+
+        def outcome(sequence: int) -> str:
+            asked.append(sequence)
+            return PENDING if sequence == 1 and asked.count(1) < 3 else DURABLE
+
+        lane.outcome = outcome
+        router = make_router({"one": Places(lane)})
+        answer = await router.route(PRODUCER, 1, 1, group(header(0), header(1), header(2)))
+        assert answer.states == [COMPLETE, OWED, COMPLETE]
+        assert router.state()["sinks"]["one"]["in_flight_bytes"] == 100
+        state = OWED
+        while state == OWED:
+            (state,) = (await router.settled([(header(1).batch_id, OWED)])).states
+        assert state == COMPLETE
+        assert asked.count(0) == asked.count(2) == 1
+        assert router.state()["sinks"]["one"]["in_flight_bytes"] == 0
+
+    run(scenario())
+
+
+def test_a_lane_lost_with_pending_batches_gets_them_again_first() -> None:
+    """Order is kept: what was sent before goes before what is queued."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        lane.outcome = lambda sequence: PENDING if len(lane.sessions) == 1 else DURABLE
+        losses = iter([False, True])
+        lane.fail = lambda number: next(losses, False)
+        router = make_router({"one": Places(lane)})
+        await router.route(PRODUCER, 1, 1, group(header(0), header(1)))
+        answer = await router.route(PRODUCER, 1, 2, group(header(2)))
+        assert answer.states == [COMPLETE]
+        assert lane.taken == [0, 1, 0, 1, 2]
 
     run(scenario())
