@@ -273,9 +273,8 @@ class Producer:
         """Send what queues up, ask for what lingers, and recover a lost router."""
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    self._has_work, LINGER_MS / 1000 if self._queue else IDLE_WAIT_S
-                )
+                wait_ms = LINGER_MS if self._queue else IDLE_WAIT_MS
+                self._changed.wait_for(self._has_work, wait_ms / 1000)
                 if self._closed:
                     return
                 must_recover = self._in_doubt and not self._calls and not self._is_polling
