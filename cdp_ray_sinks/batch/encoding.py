@@ -29,8 +29,8 @@ from cdp_ray_sinks.batch.kernels.encode import (
     HAS_PAYLOAD,
     HAS_SECOND,
     HAS_TEXT,
-    HEAD_BYTES_MAX,
     NO_ROOM,
+    TEMPLATE_BYTES,
     TEMPLATE_COUNT,
     EntryLayout,
     MessageFrame,
@@ -73,28 +73,32 @@ _OPTIONAL: Final = {
 
 
 def _templates(layout: EntryLayout, slots: tuple[str, ...], has_root: bool) -> NDArray[np.uint8]:
-    """The heads of entries, for each combination of what is there.
+    """How entries begin, for each combination of what is there: head and empty id vectors.
 
     In the SDKs' layout each entry is a buffer of its own, with a root offset in front.
     """
-    heads = bytearray(HEAD_BYTES_MAX * TEMPLATE_COUNT)
+    made = bytearray(TEMPLATE_BYTES * TEMPLATE_COUNT)
     vtable_start = 4 if has_root else 0
     table_bytes = layout.head_bytes - layout.table_start
     for there in range(TEMPLATE_COUNT):
-        head = HEAD_BYTES_MAX * there
+        start = TEMPLATE_BYTES * there
         fields = [
-            getattr(layout, slot)
-            if there & _OPTIONAL.get(slot, there) == _OPTIONAL.get(slot, there)
-            else 0
+            0 if slot in _OPTIONAL and not there & _OPTIONAL[slot] else getattr(layout, slot)
             for slot in slots
         ]
         if has_root:
-            struct.pack_into("<I", heads, head, layout.table_start)
+            struct.pack_into("<I", made, start, layout.table_start)
         vtable = struct.pack(f"<{2 + len(fields)}H", 4 + 2 * len(fields), table_bytes, *fields)
-        heads[head + vtable_start : head + vtable_start + len(vtable)] = vtable
-        back = layout.table_start - vtable_start
-        struct.pack_into("<i", heads, head + layout.table_start, back)
-    return readonly(np.frombuffer(bytes(heads), np.uint8))
+        made[start + vtable_start : start + vtable_start + len(vtable)] = vtable
+        table, end = start + layout.table_start, start + layout.head_bytes
+        struct.pack_into("<i", made, table, layout.table_start - vtable_start)
+        for name in ("first", "second"):
+            if there & _OPTIONAL[name]:
+                field = table + getattr(layout, name)
+                struct.pack_into("<I", made, field, end - field)
+                struct.pack_into("<I", made, end, ID_BYTES)
+                end += 4 + ID_BYTES
+    return readonly(np.frombuffer(bytes(made), np.uint8))
 
 
 _FORMS: Final[dict[tuple[str, int], tuple[EntryLayout, NDArray[np.uint8]]]] = {

@@ -75,13 +75,12 @@ def _count_rows(
             if status != OK:
                 return status, 0, 0, 0
             if schema_type == _EVENT:
-                status, taken, code, time, _, _, _, _, _ = read_event(
-                    buffer, table, end, AUTO, layout
-                )
-                types |= 1 << code
+                found = read_event(buffer, table, end, AUTO, layout)
+                types |= 1 << found[2]
             else:
-                status, taken, _, time, _, _, _, _, _ = read_log(buffer, table, end, layout)
-            budget -= taken
+                found = read_log(buffer, table, end, layout)
+            status, time = found[0], found[3]
+            budget -= found[1]
             if budget < 0:
                 return OVER_BUDGET, 0, 0, 0
         else:

@@ -19,7 +19,7 @@ from cdp_ray_sinks.batch.kernels.entries import EVENT_WIDTHS, NO_LAYOUT, locate,
 from cdp_ray_sinks.batch.kernels.memory import (
     address_of,
     load_i64,
-    load_u32,
+    prefetch_read,
     store_u8,
     store_u32,
     store_u64,
@@ -45,6 +45,8 @@ from cdp_ray_sinks.batch.kernels.rows import (
 from cdp_ray_sinks.batch.kernels.tables import BAD_RECORD, OK, OVER_BUDGET
 
 _EVENT: Final = int(SchemaType.EVENT)
+
+_AHEAD_BYTES: Final = 2048
 
 HAS_DEVICE: Final = 0
 HAS_SESSION: Final = 1
@@ -131,7 +133,9 @@ def _places(columns: Any, table: Any) -> _Places:
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _append_name(buffer: int, name: int, row: int, to: _Places, limit: int, state: int) -> int:
+def _append_name(
+    buffer: int, name: int, count: int, row: int, to: _Places, limit: int, state: int
+) -> int:
     """Set the dictionary index of `row`; OK or what is lacking."""
     if name < 0:
         store_u32(to.names, 4 * row, 0)
@@ -140,7 +144,7 @@ def _append_name(buffer: int, name: int, row: int, to: _Places, limit: int, stat
     found = name_index(
         buffer,
         name + 4,
-        load_u32(buffer, name),
+        count,
         limit,
         to.slots,
         to.keys,
@@ -183,12 +187,28 @@ def _decode_message(
         status, table, layout = locate(buffer, at + 4 + 4 * place, start, end, EVENT_WIDTHS, layout)
         if status != OK:
             return status, table, row
-        status, taken, code, time, served, device, session, name, body = read_event(
-            buffer, table, end, dialect, layout
-        )
+        (
+            status,
+            taken,
+            code,
+            time,
+            device,
+            session,
+            served,
+            served_bytes,
+            name,
+            name_bytes,
+            body,
+            body_bytes,
+        ) = read_event(buffer, table, end, dialect, layout)
         budget -= taken
         if status != OK or budget < 0:
             return status if status != OK else OVER_BUDGET, table, row
+        # The hardware's own prefetching ends at each page.
+        prefetch_read(buffer, table + _AHEAD_BYTES)
+        prefetch_read(buffer, table + _AHEAD_BYTES + 64)
+        prefetch_read(buffer, table + _AHEAD_BYTES + 128)
+        prefetch_read(buffer, table + _AHEAD_BYTES + 192)
         store_u8(to.event_type, row, code)
         store_u64(to.timestamp, 8 * row, time)
         found = copy_id(to.device_id, row, buffer, device) << HAS_DEVICE
@@ -198,17 +218,21 @@ def _decode_message(
         found |= (body >= 0) << HAS_PAYLOAD
         store_u8(to.present, row, found)
         if plain:
-            if not append_text(buffer, name, row, to.names, to.text, to.text_end, limit, False):
+            if not append_text(
+                buffer, name, name_bytes, row, to.names, to.text, to.text_end, limit, False
+            ):
                 return MORE_NAMES, 0, row
         else:
-            lacking = _append_name(buffer, name, row, to, limit, state)
+            lacking = _append_name(buffer, name, name_bytes, row, to, limit, state)
             if lacking != OK:
                 return lacking, 0, row
         if not append_text(
-            buffer, served, row, to.services, to.service, to.service_end, limit, False
+            buffer, served, served_bytes, row, to.services, to.service, to.service_end, limit, False
         ):
             return MORE_SERVICE, 0, row
-        if not append_text(buffer, body, row, to.payloads, to.payload, to.payload_end, limit, True):
+        if not append_text(
+            buffer, body, body_bytes, row, to.payloads, to.payload, to.payload_end, limit, True
+        ):
             return MORE_PAYLOAD, 0, row
         row += 1
     return OK, 0, row

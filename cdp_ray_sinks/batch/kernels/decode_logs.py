@@ -112,9 +112,20 @@ def _decode_message(
         status, table, layout = locate(buffer, at + 4 + 4 * place, start, end, LOG_WIDTHS, layout)
         if status != OK:
             return status, table, row
-        status, taken, code, time, level, session, source, service, body = read_log(
-            buffer, table, end, layout
-        )
+        (
+            status,
+            taken,
+            code,
+            time,
+            level,
+            session,
+            source,
+            source_bytes,
+            service,
+            service_bytes,
+            body,
+            body_bytes,
+        ) = read_log(buffer, table, end, layout)
         budget -= taken
         if status != OK or budget < 0:
             return status if status != OK else OVER_BUDGET, table, row
@@ -126,13 +137,25 @@ def _decode_message(
         found |= (service >= 0) << HAS_SERVICE
         found |= (body >= 0) << HAS_PAYLOAD
         store_u8(to.present, row, found)
-        if not append_text(buffer, source, row, to.sources, to.source, to.source_end, limit, False):
+        if not append_text(
+            buffer, source, source_bytes, row, to.sources, to.source, to.source_end, limit, False
+        ):
             return MORE_SOURCE, 0, row
         if not append_text(
-            buffer, service, row, to.services, to.service, to.service_end, limit, False
+            buffer,
+            service,
+            service_bytes,
+            row,
+            to.services,
+            to.service,
+            to.service_end,
+            limit,
+            False,
         ):
             return MORE_SERVICE, 0, row
-        if not append_text(buffer, body, row, to.payloads, to.payload, to.payload_end, limit, True):
+        if not append_text(
+            buffer, body, body_bytes, row, to.payloads, to.payload, to.payload_end, limit, True
+        ):
             return MORE_PAYLOAD, 0, row
         row += 1
     return OK, 0, row

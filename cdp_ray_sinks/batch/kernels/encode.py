@@ -20,8 +20,10 @@ from cdp_ray_sinks.batch.kernels.memory import (
     copy_16,
     copy_32,
     copy_bytes,
+    load_i64,
     load_u8,
     load_u32,
+    prefetch_write,
     store_u8,
     store_u32,
     store_u32_big,
@@ -29,8 +31,10 @@ from cdp_ray_sinks.batch.kernels.memory import (
 )
 from cdp_ray_sinks.batch.kernels.rows import SLACK_BYTES, copy_text, copy_word
 
-HEAD_BYTES_MAX: Final = 64
-"""Every entry's head is copied from a template of this many bytes."""
+TEMPLATE_BYTES: Final = 128
+"""Every entry begins as a copy of a template of so many bytes: vtable, table, id vectors."""
+_ID_VECTOR_BYTES: Final = 4 + ID_BYTES
+_AHEAD_BYTES: Final = 4096
 
 HAS_FIRST: Final = 1
 HAS_SECOND: Final = 2
@@ -43,6 +47,7 @@ TEMPLATE_COUNT: Final = 32
 BAD_OFFSET: Final = -1
 BAD_INDEX: Final = -2
 NO_ROOM: Final = -3
+"""Why nothing more was written; all are negative, the bytes of a string never."""
 
 
 class EntryLayout(NamedTuple):
@@ -174,14 +179,21 @@ def _range(column: _Column, row: int) -> tuple[int, int]:
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _put_id(out: int, field: int, cursor: int, column: _Column, row: int, is_there: bool) -> int:
-    """Write an id vector at `cursor` and point `field` to it; returns the end."""
-    if not is_there:
-        return cursor
-    store_u32(out, field, cursor - field)
-    store_u32(out, cursor, ID_BYTES)
-    copy_16(out, cursor + 4, column.text, ID_BYTES * row)
-    return cursor + 4 + ID_BYTES
+def _present(columns: Any, row: int) -> int:
+    """The HAS bits of a row."""
+    one, two, text, name, payload = columns
+    found = HAS_FIRST * _is_there(one, row) | HAS_SECOND * _is_there(two, row)
+    found |= HAS_TEXT * _is_there(text, row) | HAS_NAME * _is_there(name, row)
+    return found | HAS_PAYLOAD * _is_there(payload, row)
+
+
+@njit(nogil=True, cache=True)
+def _present_in_all(columns: Any) -> int:
+    """The HAS bits that every row has, -1 if rows differ."""
+    one, two, text, name, payload = columns
+    if one.valid | two.valid | text.valid | name.valid | payload.valid:
+        return -1
+    return _present(columns, 0)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -215,10 +227,9 @@ def _put_message(
     room: int,
     first: int,
     last: int,
-    codes: Any,
-    levels: Any,
-    times: Any,
+    numbers: Any,
     columns: Any,
+    in_all: int,
     templates: int,
     layout: EntryLayout,
     head: int,
@@ -227,44 +238,47 @@ def _put_message(
 
     `head` is where the message begins. Returns (end or a negative reason, row of it).
     """
+    codes, levels, times = numbers
     one, two, text, name, payload = columns
-    entry = at
-    cursor = at + 4 * (last - first)
+    entry, cursor = at, at + 4 * (last - first)
     for row in range(first, last):
+        there = in_all if in_all >= 0 else _present(columns, row)
         text_start, text_bytes, name_start, name_bytes, body_start, body_bytes = 0, 0, 0, 0, 0, 0
-        has_one, has_two = _is_there(one, row), _is_there(two, row)
-        has_text, has_name = _is_there(text, row), _is_there(name, row)
-        has_payload = _is_there(payload, row)
-        if has_text:
+        if there & HAS_TEXT:
             text_start, text_bytes = _range(text, row)
-        if has_name:
+        if there & HAS_NAME:
             name_start, name_bytes = _range(name, row)
-        if has_payload:
+        if there & HAS_PAYLOAD:
             body_start, body_bytes = _range(payload, row)
         if (text_bytes | name_bytes | body_bytes) < 0:
             return min(text_bytes, name_bytes, body_bytes), row
-        if cursor + text_bytes + name_bytes + body_bytes + 2 * HEAD_BYTES_MAX > room:
+        if cursor + text_bytes + name_bytes + body_bytes + TEMPLATE_BYTES > room:
             return NO_ROOM, row
-        kind = has_one * HAS_FIRST | has_two * HAS_SECOND | has_text * HAS_TEXT
-        kind |= has_name * HAS_NAME | has_payload * HAS_PAYLOAD
-        copy_32(out, cursor, templates, HEAD_BYTES_MAX * kind)
-        copy_32(out, cursor + 32, templates, HEAD_BYTES_MAX * kind + 32)
+        for step in range(0, TEMPLATE_BYTES, 32):
+            copy_32(out, cursor + step, templates, TEMPLATE_BYTES * there + step)
+            prefetch_write(out, cursor + _AHEAD_BYTES + 2 * step)
         table = cursor + layout.table_start
         store_u32(out, entry, table - entry)
-        store_u8(out, table + layout.code, codes[row])
+        store_u8(out, table + layout.code, load_u8(codes, row))
         if layout.level >= 0:
-            store_u8(out, table + layout.level, levels[row])
-        store_u64(out, table + layout.time, times[row])
-        cursor = _put_id(out, table + layout.first, cursor + layout.head_bytes, one, row, has_one)
-        cursor = _put_id(out, table + layout.second, cursor, two, row, has_two)
-        if has_text:
-            cursor = _put_text(out, table + layout.text, cursor, text, text_start, text_bytes, head)
-        if has_name:
-            cursor = _put_text(out, table + layout.name, cursor, name, name_start, name_bytes, head)
-        if has_payload:
-            cursor = _put_payload(
-                out, table + layout.payload, cursor, payload, body_start, body_bytes
-            )
+            store_u8(out, table + layout.level, load_u8(levels, row))
+        store_u64(out, table + layout.time, load_i64(times, 8 * row))
+        cursor += layout.head_bytes
+        if there & HAS_FIRST:
+            copy_16(out, cursor + 4, one.text, ID_BYTES * row)
+            cursor += _ID_VECTOR_BYTES
+        if there & HAS_SECOND:
+            copy_16(out, cursor + 4, two.text, ID_BYTES * row)
+            cursor += _ID_VECTOR_BYTES
+        if there & HAS_TEXT:
+            field = table + layout.text
+            cursor = _put_text(out, field, cursor, text, text_start, text_bytes, head)
+        if there & HAS_NAME:
+            field = table + layout.name
+            cursor = _put_text(out, field, cursor, name, name_start, name_bytes, head)
+        if there & HAS_PAYLOAD:
+            field = table + layout.payload
+            cursor = _put_payload(out, field, cursor, payload, body_start, body_bytes)
         entry += 4
         if row + 1 < last or layout.pads_last:
             store_u32(out, cursor, 0)
@@ -303,6 +317,8 @@ def encode_entries(
         _column(names),
         _column(payloads),
     )
+    numbers = (address_of(codes), address_of(levels), address_of(times))
+    in_all = _present_in_all(columns)
     to, room = address_of(out), len(out) - 2 * SLACK_BYTES
     prefix_bytes, envelope_bytes = len(frame.prefix), len(frame.envelope)
     prefix, envelope = address_of(frame.prefix), address_of(frame.envelope)
@@ -324,10 +340,9 @@ def encode_entries(
             room,
             first,
             last,
-            codes,
-            levels,
-            times,
+            numbers,
             columns,
+            in_all,
             address_of(templates),
             layout,
             head,

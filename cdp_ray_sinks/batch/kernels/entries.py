@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from numba import njit
 
-from cdp_ray_sinks.batch.enums import EventType, LogEventType, LogLevel
+from cdp_ray_sinks.batch.enums import ID_BYTES, EventType, LogEventType, LogLevel
 from cdp_ray_sinks.batch.kernels.memory import load_i32, load_i64, load_u8, load_u16, load_u32
 from cdp_ray_sinks.batch.kernels.tables import (
     ABSENT,
@@ -42,7 +42,7 @@ Layout: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int,
 inside the message, how far its fields reach into a table, its slot count, and the offsets
 of slots 0 to 6, 0 when absent."""
 
-Entry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
+Entry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 
 _NEVER: Final = 1 << 40
 NO_LAYOUT: Final = (0, 0, 0, _NEVER, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -140,7 +140,7 @@ def _time_at(buffer: int, table: int, offset: int) -> int:
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _holds_id(buffer: Any, position: int) -> bool:
-    return position >= 0 and load_u32(buffer, position) == 16
+    return position >= 0 and load_u32(buffer, position) == ID_BYTES
 
 
 @njit(nogil=True, cache=True)
@@ -180,26 +180,26 @@ def _guess_dialect(buffer: Any, slots: int, second: int, third: int, fourth: int
 def read_event(buffer: int, table: int, end: int, dialect: int, layout: Layout) -> Entry:
     """The Event at `table`, of which `locate` found the layout.
 
-    Returns (status, bytes of all its vectors, type, timestamp, positions of the counts of
-    service, device, session, name, payload, each ABSENT if there is none). An unknown type
-    is 0.
+    Returns (status, bytes of all its vectors, type, timestamp, positions of device and
+    session, then positions and bytes of service, name, payload). Positions are those of a
+    vector's count, or ABSENT; so is an id that has not 16 bytes. An unknown type is 0.
     """
     slots = layout[5]
     second, bytes_2 = _vector(buffer, table, layout[8], end)
     if second == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     third, bytes_3 = _vector(buffer, table, layout[9], end)
     if third == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     fourth, bytes_4 = _vector(buffer, table, layout[10], end)
     if fourth == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     fifth, bytes_5 = _vector(buffer, table, layout[11], end)
     if fifth == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     sixth, bytes_6 = _vector(buffer, table, layout[12], end)
     if sixth == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     taken = bytes_2 + bytes_3 + bytes_4 + bytes_5 + bytes_6
     code = load_u8(buffer, table + layout[6]) if layout[6] > 0 else 0
     code = code if code <= EVENT_TYPE_MAX else 0
@@ -207,34 +207,52 @@ def read_event(buffer: int, table: int, end: int, dialect: int, layout: Layout) 
     if dialect == AUTO:
         dialect = SDK if slots > 6 else _guess_dialect(buffer, slots, second, third, fourth, end)
     if dialect == SDK:
-        return OK, taken, code, time, second, third, fourth, fifth, sixth
-    return OK, taken, code, time, ABSENT, second, third, fourth, fifth
+        third = third if bytes_3 == ID_BYTES else ABSENT
+        fourth = fourth if bytes_4 == ID_BYTES else ABSENT
+        return OK, taken, code, time, third, fourth, second, bytes_2, fifth, bytes_5, sixth, bytes_6
+    second = second if bytes_2 == ID_BYTES else ABSENT
+    third = third if bytes_3 == ID_BYTES else ABSENT
+    return OK, taken, code, time, second, third, ABSENT, 0, fourth, bytes_4, fifth, bytes_5
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def read_log(buffer: int, table: int, end: int, layout: Layout) -> Entry:
     """The LogEntry at `table`, of which `locate` found the layout.
 
-    Returns (status, bytes of all its vectors, type, timestamp, level, positions of the
-    counts of session, source, service, payload). An absent level is INFO, as is one that
-    does not exist; an unknown type is 0.
+    Returns (status, bytes of all its vectors, type, timestamp, level, position of session,
+    then positions and bytes of source, service, payload), as `read_event` does. An absent
+    level is INFO, as is one that does not exist.
     """
     session, bytes_1 = _vector(buffer, table, layout[7], end)
     if session == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     source, bytes_4 = _vector(buffer, table, layout[10], end)
     if source == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     service, bytes_5 = _vector(buffer, table, layout[11], end)
     if service == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     payload, bytes_6 = _vector(buffer, table, layout[12], end)
     if payload == INVALID:
-        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0
+        return BAD_FIELD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     taken = bytes_1 + bytes_4 + bytes_5 + bytes_6
     code = load_u8(buffer, table + layout[6]) if layout[6] > 0 else 0
     code = code if code <= LOG_TYPE_MAX else 0
     level = load_u8(buffer, table + layout[8]) if layout[8] > 0 else LEVEL_ABSENT
     level = level if level <= LEVEL_MAX else LEVEL_ABSENT
     time = _time_at(buffer, table, layout[9])
-    return OK, taken, code, time, level, session, source, service, payload
+    session = session if bytes_1 == ID_BYTES else ABSENT
+    return (
+        OK,
+        taken,
+        code,
+        time,
+        level,
+        session,
+        source,
+        bytes_4,
+        service,
+        bytes_5,
+        payload,
+        bytes_6,
+    )

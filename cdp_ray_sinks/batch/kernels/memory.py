@@ -178,3 +178,24 @@ copy_16: Callable[[Any, int, Any, int], None] = intrinsic(_make_copy(16))
 """copy_16(target, target_position, source, source_position): exactly 16 bytes."""
 copy_32: Callable[[Any, int, Any, int], None] = intrinsic(_make_copy(32))
 """copy_32(target, target_position, source, source_position): exactly 32 bytes."""
+
+
+def _make_prefetch(is_write: bool) -> Callable[..., Any]:
+    def prefetch(typingctx: Any, array: Any, position: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _pointer(context, builder, signature, args)
+            number = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+            declared = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+            builder.call(declared, [pointer, number(int(is_write)), number(3), number(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, position), generate
+
+    return prefetch
+
+
+prefetch_read: Callable[[Any, int], None] = intrinsic(_make_prefetch(False))
+"""prefetch_read(array, position): the cache line there will be read; may lie outside."""
+prefetch_write: Callable[[Any, int], None] = intrinsic(_make_prefetch(True))
+"""prefetch_write(array, position): the cache line there will be written; may lie outside."""

@@ -120,11 +120,8 @@ def copy_word(target: int, at: int, source: int, position: int, count: int, limi
 
 @njit(nogil=True, cache=True, forceinline=True)
 def copy_id(target: int, row: int, source: int, vector: int) -> int:
-    """Put the 16 bytes of the vector in `row`, zeros if it is absent or of another length.
-
-    Returns 1 if there were such bytes.
-    """
-    if vector >= 0 and load_u32(source, vector) == ID_BYTES:
+    """Put the 16 bytes of the vector in `row`, zeros if it is absent; returns 1 or 0."""
+    if vector >= 0:
         copy_16(target, ID_BYTES * row, source, vector + 4)
         return 1
     store_u64(target, ID_BYTES * row, 0)
@@ -133,15 +130,10 @@ def copy_id(target: int, row: int, source: int, vector: int) -> int:
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def text_bytes(source: int, vector: int) -> int:
-    """Bytes of the string whose count is at `vector`, 0 if absent."""
-    return load_u32(source, vector) if vector >= 0 else 0
-
-
-@njit(nogil=True, cache=True, forceinline=True)
 def append_text(
     source: int,
     vector: int,
+    count: int,
     row: int,
     offsets: int,
     text: int,
@@ -149,19 +141,18 @@ def append_text(
     limit: int,
     is_long: bool,
 ) -> bool:
-    """Append the string at `vector` (ABSENT: nothing) as that of `row`; False if full.
+    """Append the `count` bytes of `vector` (0 if ABSENT) as those of `row`; False if full.
 
     `offsets` and `text` are addresses, `text_end` the room in `text`.
     """
     used = load_u32(offsets, 4 * row)
-    count = text_bytes(source, vector)
     if used + count + SLACK_BYTES > text_end:
         return False
-    if vector >= 0:
-        if is_long:
+    if is_long:
+        if vector >= 0:
             copy_text(text, used, source, vector + 4, count, limit)
-        else:
-            copy_word(text, used, source, vector + 4, count, limit)
+    else:
+        copy_word(text, used, source, vector + 4, count, limit)
     store_u32(offsets, 4 * row + 4, used + count)
     return True
 
