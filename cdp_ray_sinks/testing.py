@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import lz4.frame
 import numpy as np
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
@@ -72,13 +73,16 @@ def numbered_batch(
 
 
 def numbers_in(base: Path) -> list[int]:
-    """The numbers of all records in the .bin files under `base`, by size alone, in file order.
+    """The numbers of all records in the .bin and .bin.lz4 files under `base`, in file order.
 
-    Uses neither index nor ledger. Raises ValueError at a torn tail.
+    Uses neither index nor ledger: records are told by their size alone. Raises ValueError
+    at a torn tail.
     """
     found = []
-    for path in sorted(base.rglob("*.bin")):
-        data, position = path.read_bytes(), 0
+    for path in sorted([*base.rglob("*.bin"), *base.rglob("*.bin.lz4")]):
+        position = 0
+        with lz4.frame.open(path) if path.suffix == ".lz4" else path.open("rb") as file:
+            data: bytes = file.read()
         while position < len(data):
             size_at = position + METADATA_BYTES
             message_at = size_at + LENGTH_BYTES

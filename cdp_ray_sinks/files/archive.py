@@ -19,7 +19,12 @@ from cdp_ray_sinks.files.commit_index import (
     encode_seal,
     next_record,
 )
-from cdp_ray_sinks.files.index_reading import index_path_of, load_index
+from cdp_ray_sinks.files.index_reading import (
+    LZ4_SUFFIX,
+    PLAIN_SUFFIX,
+    index_path_of,
+    load_index,
+)
 from cdp_ray_sinks.files.segment_check import SegmentChecker
 from cdp_ray_sinks.files.segment_path import SegmentName, parse_name, parse_place
 
@@ -121,8 +126,9 @@ def verify(
 ) -> VerifyReport:
     """Read every byte of the segments under `path` and say whether they are as written.
 
-    Proven are the checksums of each index record and batch, that the records of a batch
-    frame, the counts and the seal. A file without an index is walked. `progress` is
+    Proven are the checksums of each index record, commit and batch, that the records of a
+    batch frame, the counts and the seal; what is compressed is decompressed for it. A file
+    without an index is walked. `progress` is
     called with the bytes checked so far and the bytes in all. Raises FileNotFoundError.
     """
     damaged: list[CorruptSegmentError] = []
@@ -180,9 +186,10 @@ def verify(
 
 
 def _is_checkable(path: Path) -> bool:
-    """Whether something can be proven of a file: it has an index, or holds plain records."""
+    """Whether something can be proven of a file: it has an index, or holds records."""
     name = parse_name(path.name)
-    return index_path_of(path).exists() or (name is not None and name.suffix == ".bin")
+    holds_records = name is not None and name.suffix.removesuffix(LZ4_SUFFIX) == PLAIN_SUFFIX
+    return holds_records or index_path_of(path).exists()
 
 
 def _file_bytes(path: Path) -> int:

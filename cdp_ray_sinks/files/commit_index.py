@@ -6,6 +6,8 @@ the seal (last; anything after it is not ours). A commit covers a range of the s
 lists its batches. In a segment that holds the batches' own bytes each batch entry's
 checksum proves its slice of the range, one after the other; in one that holds serialised
 bytes (text, LZ4; flag RANGE_CHECKSUM) the commit's `range_checksum` proves the range.
+With the flag LZ4 a commit's range is one LZ4 frame of independent blocks, each but its last
+as long as the frame's block size; with RECORDS the frame's content is the batches' own bytes.
 
 Data and index may reach the disk in either order, so a commit counts only when its own
 checksum and those of the bytes hold.
@@ -32,6 +34,10 @@ MAGIC: Final = b"CDPIDX1\0"
 VERSION: Final = 1
 RANGE_CHECKSUM: Final = 1
 """Flag: the commit's `range_checksum` proves the bytes, not the entries' own."""
+LZ4: Final = 2
+"""Flag: each commit is one LZ4 frame."""
+RECORDS: Final = 4
+"""Flag: what the frames hold is the batches' records, in the order of the entries."""
 
 HEADER_BYTES: Final = 64
 _HEADER = struct.Struct("<8sHHIQQQq8x")

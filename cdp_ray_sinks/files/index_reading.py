@@ -23,8 +23,10 @@ from cdp_ray_sinks.files.commit_index import (
     KIND_COMMIT,
     KIND_SEAL,
     KIND_SNAPSHOT,
+    LZ4,
     RANGE_CHECKSUM,
     RECORD_BYTES_MAX,
+    RECORDS,
     Commit,
     IndexHeader,
     Seal,
@@ -38,9 +40,14 @@ from cdp_ray_sinks.files.partition import WORKSPACE_ID_MAX
 Report: TypeAlias = Callable[[CorruptSegmentError], None]
 """Called with each damage found; reading goes on when it returns."""
 
+Wanted: TypeAlias = Callable[[np.void, int], bool]
+"""Whether a batch is wanted, by its entry in the index and when it was committed."""
+
 INDEX_BYTES_MAX: Final = 1 << 30
 PLAIN_SUFFIX: Final = ".bin"
 """Of segments that hold the batches' own records."""
+LZ4_SUFFIX: Final = ".lz4"
+"""Behind the suffix of what is compressed."""
 
 _HEAD = struct.Struct("<II")
 _TAIL = struct.Struct("<Q")
@@ -70,12 +77,15 @@ class SegmentIndex:
 
     `header` is None if it is damaged. `damage` holds (offset in the index, reason); a
     record that a crash cut short at the very end is none. `is_serialised` if each commit's
-    range checksum proves its bytes, and not its batches' own.
+    range checksum proves its bytes, and not its batches' own; `is_compressed` if each is an
+    LZ4 frame, `holds_records` if what is in them, or in the file itself, is records.
     """
 
     path: Path
     header: IndexHeader | None = None
     is_serialised: bool = False
+    is_compressed: bool = False
+    holds_records: bool = True
     ranges: list[Range] = field(default_factory=list)
     seal: Seal | None = None
     end_offset: int = 0
@@ -115,9 +125,15 @@ def read_index(data: bytes, path: Path) -> SegmentIndex:
     except CorruptSegmentError as error:
         index.damage.append((error.offset, error.reason))
     if index.header is None:
-        index.is_serialised = not path.name.endswith(PLAIN_SUFFIX + INDEX_SUFFIX)
+        name = path.name.removesuffix(INDEX_SUFFIX)
+        index.is_serialised = not name.endswith(PLAIN_SUFFIX)
+        index.is_compressed = name.endswith(LZ4_SUFFIX)
+        index.holds_records = name.removesuffix(LZ4_SUFFIX).endswith(PLAIN_SUFFIX)
     else:
-        index.is_serialised = bool(index.header.flags & RANGE_CHECKSUM)
+        flags = index.header.flags
+        index.is_serialised = bool(flags & RANGE_CHECKSUM)
+        index.is_compressed = bool(flags & LZ4)
+        index.holds_records = not flags & RANGE_CHECKSUM or bool(flags & RECORDS)
     search = _Search(data)
     position = HEADER_BYTES
     while index.seal is None and position < len(data):

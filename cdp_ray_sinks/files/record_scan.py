@@ -31,6 +31,7 @@ Places = NDArray[np.int64]
 
 RECORDS_BYTES_MAX: Final = 4 * 1024 * 1024
 MESSAGE_COUNT_MAX: Final = 8192
+TORN_RECORD: Final = "torn record"
 _HOUR_MS: Final = 3_600_000
 
 
@@ -50,6 +51,16 @@ def frame(records: Bytes, message_count: int) -> tuple[Places, str | None]:
         found = f"{count} of {message_count} records frame"
         return starts[: count + 1], f"{found}, up to byte {position} of its {len(records)}"
     return starts, None
+
+
+def listed_batch(header: BatchHeader, records: Bytes) -> Batch | str:
+    """The batch that an index lists, or why these bytes are not its records."""
+    if xxh3(records) != header.checksum:
+        return "its checksum does not hold"
+    starts, problem = frame(records, header.message_count)
+    if problem is not None:
+        return problem
+    return Batch(header, records, starts.view(np.uint64))
 
 
 class RecordScan:
@@ -118,7 +129,7 @@ class RecordScan:
                 return
             if count == 0 or status == INDEX_OVERSIZE:
                 oversize = status == INDEX_OVERSIZE
-                self._complain("record of impossible size" if oversize else "torn record")
+                self._complain("record of impossible size" if oversize else TORN_RECORD)
                 return
             if status == INDEX_END and piece_end == end:
                 return

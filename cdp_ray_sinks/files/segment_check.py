@@ -18,10 +18,12 @@ import xxhash
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId, Bytes
 from cdp_ray_sinks.errors import CorruptSegmentError
-from cdp_ray_sinks.files.commit_index import xxh3
-from cdp_ray_sinks.files.index_reading import SegmentIndex, Slice, load_index, slices
+from cdp_ray_sinks.files.commit_index import Commit, xxh3
+from cdp_ray_sinks.files.index_reading import Range, SegmentIndex, Slice, load_index, slices
+from cdp_ray_sinks.files.lz4_segment import Lz4Segment
 from cdp_ray_sinks.files.mapped_segment import MappedSegment
 from cdp_ray_sinks.files.mapping import map_file
+from cdp_ray_sinks.files.segment_opening import open_segment
 from cdp_ray_sinks.files.segment_path import parse_place
 
 WINDOW_BYTES: Final = 8 * 1024 * 1024
@@ -71,8 +73,8 @@ class SegmentChecker:
 
     def _check_records(self, path: Path, check: SegmentCheck) -> None:
         """A file without an index: the records must frame to its end."""
-        segment = MappedSegment.open(path, check.damaged.append)
-        for batch in segment.batches():
+        segment = open_segment(path, check.damaged.append)
+        for _, batch in segment.located():
             self._count(batch, check)
 
     def _check_commits(self, path: Path, index: SegmentIndex, check: SegmentCheck) -> None:
@@ -114,25 +116,41 @@ class SegmentChecker:
             self._complain(check, index.path, 0, reason)
 
     def _check_ranges(self, fd: int, path: Path, index: SegmentIndex, check: SegmentCheck) -> None:
-        """A segment of serialised bytes: each commit's range has the checksum it says."""
+        """A segment of serialised bytes: each commit's range has the checksum it says.
+
+        Compressed records are decompressed too, and checked as batches.
+        """
         file_bytes = os.fstat(fd).st_size
-        for start, end, commit in index.ranges:
-            if commit is None:
-                continue  # its index record is lost, and reported
-            if end > file_bytes:
+        content: Lz4Segment | None = None
+        if index.is_compressed and index.holds_records:
+            content = Lz4Segment(path, map_file(path), index, check.damaged.append)
+        for part in index.ranges:
+            if part.end > file_bytes:
                 reason = f"{index.end_offset - file_bytes} committed bytes are missing"
                 self._complain(check, path, file_bytes, f"{reason}, the file ends")
                 return
-            hasher = xxhash.xxh3_64()
-            for position in range(start, end, WINDOW_BYTES):
-                window = self._read(fd, position, min(position + WINDOW_BYTES, end))
-                hasher.update(window.data)
-            if hasher.intdigest() != commit.range_checksum:
-                self._complain(check, path, start, "checksum of a commit does not hold")
+            holds = part.commit is None or self._has_checksum(fd, part, part.commit)
+            known = len(check.damaged)
+            if content is not None:
+                for _, batch in content.located_in(part):
+                    check.messages += batch.header.message_count
+                    check.events += batch.header.event_count
+            elif part.commit is not None and holds:
+                check.messages += part.commit.message_count
+                check.events += part.commit.event_count
+            if len(check.damaged) > known:
                 continue
-            check.messages += commit.message_count
-            check.events += commit.event_count
-            check.held_bytes += end - start
+            if holds and (content is not None or part.commit is not None):
+                check.held_bytes += part.end - part.start
+            elif not holds:
+                self._complain(check, path, part.start, "checksum of a commit does not hold")
+
+    def _has_checksum(self, fd: int, part: Range, commit: Commit) -> bool:
+        hasher = xxhash.xxh3_64()
+        for position in range(part.start, part.end, WINDOW_BYTES):
+            window = self._read(fd, position, min(position + WINDOW_BYTES, part.end))
+            hasher.update(window.data)
+        return hasher.intdigest() == commit.range_checksum
 
     def _check_slice(self, fd: int, path: Path, part: Slice, check: SegmentCheck) -> None:
         """One batch: its checksum holds and its records frame."""

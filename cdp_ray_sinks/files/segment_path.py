@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cdp_ray_sinks.files.partition import WORKSPACE_ID_MAX
+from cdp_ray_sinks.files.partition import DAY_MS, HOUR_MS, WORKSPACE_ID_MAX
 
 _NAME: Final = re.compile(r"(?P<stream>.+?)(?:-(?P<place>[1-9]\d{0,8}))?(?P<suffix>\.bin|\.log)")
 _HOUR: Final = re.compile(r"[01]\d|2[0-3]")
@@ -22,10 +22,11 @@ class SegmentName(NamedTuple):
 
 
 class SegmentPlace(NamedTuple):
-    """Whose a segment is and from when on, as far as its path tells."""
+    """Whose a segment is and of what time [starts, ends), as far as its path tells."""
 
     workspace_id: int | None
     starts_at_ms: int | None
+    ends_at_ms: int | None = None
 
 
 def parse_name(name: str) -> SegmentName | None:
@@ -41,9 +42,9 @@ def parse_name(name: str) -> SegmentName | None:
 def parse_place(path: Path) -> SegmentPlace:
     """The workspace and the partition's begin that a segment's directories name."""
     parts = path.absolute().parts[:-1]
-    hour = 0
+    hour, span_ms = 0, DAY_MS
     if parts and _HOUR.fullmatch(parts[-1]):
-        hour, parts = int(parts[-1]), parts[:-1]
+        hour, parts, span_ms = int(parts[-1]), parts[:-1], HOUR_MS
     try:
         day = datetime.strptime(parts[-1], "%Y-%m-%d").replace(hour=hour, tzinfo=UTC)
     except (ValueError, IndexError):
@@ -51,5 +52,5 @@ def parse_place(path: Path) -> SegmentPlace:
     starts_at_ms = int(day.timestamp()) * 1000
     name = parts[-2] if len(parts) > 1 else ""
     if not re.fullmatch(r"[1-9][0-9]{0,9}", name) or int(name) > WORKSPACE_ID_MAX:
-        return SegmentPlace(None, starts_at_ms)
-    return SegmentPlace(int(name), starts_at_ms)
+        return SegmentPlace(None, starts_at_ms, starts_at_ms + span_ms)
+    return SegmentPlace(int(name), starts_at_ms, starts_at_ms + span_ms)

@@ -1,4 +1,7 @@
-"""The disk_binary sink: batches as they are, in `{path}/{workspace}/{date}/{hour}/data.bin`."""
+"""The disk_binary sink: batches as they are, in `{path}/{workspace}/{date}/{hour}/data.bin`.
+
+With `compression = "lz4"` in `data.bin.lz4`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from cdp_ray_sinks.files.open_segments import SegmentCounters
 from cdp_ray_sinks.files.recovery import Damage
 from cdp_ray_sinks.files.rotation_policy import RotationPolicy
 from cdp_ray_sinks.sinks.base import SinkConfig, SinkContext
-from cdp_ray_sinks.writers.binary import BinaryWriter
+from cdp_ray_sinks.writers.base import SegmentWriter
+from cdp_ray_sinks.writers.binary import BinaryLz4Writer, BinaryWriter
+from cdp_ray_sinks.writers.lz4_frames import LEVEL_MAX, LEVEL_MIN, Lz4Preset, Lz4Settings
 
 
 class DiskBinaryConfig(SinkConfig):
@@ -26,7 +31,8 @@ class DiskBinaryConfig(SinkConfig):
 
     `fsync`: "commit" acknowledges what is on the disk; "interval" what is written (it
     survives the process, not the machine) and syncs every `fsync_interval_ms`; "off" never
-    syncs. A segment ends `lateness_s` after its hour or day, at `segment_bytes_max`, or
+    syncs. `lz4_preset`: "default" (level 0), "fast" (-5), "max" (9); `lz4_level` says it as a
+    number. A segment ends `lateness_s` after its hour or day, at `segment_bytes_max`, or
     when nothing came for `idle_s`. `max_open_partitions` is per workspace,
     `max_open_files` over all of a lane. On a file system that several hosts write set
     `shared_file_system`: then a successor touches what the last writer left only after
@@ -38,7 +44,9 @@ class DiskBinaryConfig(SinkConfig):
     type: Literal["disk_binary"] = "disk_binary"
     path: str | Path
     rotation: Literal["hourly", "daily"] = "hourly"
-    compression: Literal["none"] = "none"
+    compression: Literal["none", "lz4"] = "none"
+    lz4_preset: Lz4Preset = "default"
+    lz4_level: int | None = Field(default=None, ge=LEVEL_MIN, le=LEVEL_MAX)
     fsync: Literal["commit", "interval", "off"] = "commit"
     fsync_interval_ms: int = Field(default=1000, ge=10)
     segment_bytes_max: int = Field(default=1 << 30, ge=4096)
@@ -59,6 +67,12 @@ class DiskBinaryConfig(SinkConfig):
     def build(self, context: SinkContext) -> DiskBinarySink:
         """The sink; nothing is opened yet."""
         return DiskBinarySink(self, context)
+
+    def new_writer(self) -> SegmentWriter:
+        """What writes the segments of one chain."""
+        if self.compression == "none":
+            return BinaryWriter()
+        return BinaryLz4Writer(settings=Lz4Settings.of(self.lz4_preset, self.lz4_level))
 
     def chain_options(self) -> ChainOptions:
         """The same, as the files know it."""
@@ -81,7 +95,7 @@ class DiskBinarySink:
     ) -> None:
         self._chains = ChainSet(
             Path(config.path).expanduser().absolute(),
-            BinaryWriter,
+            config.new_writer,
             config.chain_options(),
             open_files_max=config.max_open_files,
             clock=context.clock,

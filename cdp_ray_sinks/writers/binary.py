@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, NamedTuple, Self
 
-import numpy as np
-
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.batch.enums import METADATA_BYTES, RECORD_PREFIX_BYTES
-from cdp_ray_sinks.errors import ConfigError, CorruptSegmentError, MalformedMessageError
-from cdp_ray_sinks.files.index_reading import Slice
-from cdp_ray_sinks.files.mapped_segment import MappedSegment
-from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX, received_times
+from cdp_ray_sinks.errors import CorruptSegmentError, MalformedMessageError
+from cdp_ray_sinks.files.commit_index import LZ4, RANGE_CHECKSUM, RECORDS
+from cdp_ray_sinks.files.encoded import Chunks
+from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX
+from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX
+from cdp_ray_sinks.files.segment_opening import RecordSegment, open_segment
+from cdp_ray_sinks.files.selection import Selection
+from cdp_ray_sinks.writers.lz4_frames import Lz4Settings, frame_chunks
 
-LZ4_SUFFIX: Final = ".lz4"
-CLOCK_SLACK_MS: Final = 60_000
-"""How far the clocks of a source and of a file's writer may lie apart when seeking."""
 DAMAGED_MAX: Final = 10_000
 
 _METADATA = struct.Struct(">Q16s")
@@ -96,10 +95,36 @@ class BinaryWriter:
         """Nothing is held."""
 
 
+class BinaryLz4Writer:
+    """Writes batches as `BinaryWriter` does, each commit compressed into one LZ4 frame.
+
+    Segments are named `{prefix}.bin.lz4`.
+    """
+
+    suffix: ClassVar[str] = BinaryWriter.suffix + LZ4_SUFFIX
+    index_flags: ClassVar[int] = RANGE_CHECKSUM | LZ4 | RECORDS
+
+    def __init__(self, prefix: str = "data", settings: Lz4Settings | None = None) -> None:
+        self.prefix = prefix
+        self.settings = settings or Lz4Settings()
+
+    def stream_of(self, header: BatchHeader) -> str:
+        """All batches go into one stream, whatever their schema."""
+        return self.prefix
+
+    def encode(self, batches: Sequence[Batch]) -> Chunks:
+        """One LZ4 frame of the batches' records."""
+        content_bytes = sum(batch.records.nbytes for batch in batches)
+        return frame_chunks((b.records.data for b in batches), self.settings, content_bytes)
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
 class _Reader:
     """Opens a file and keeps what is found wrong with it."""
 
-    def __init__(self, segment: MappedSegment, damaged: list[CorruptSegmentError]) -> None:
+    def __init__(self, segment: RecordSegment, damaged: list[CorruptSegmentError]) -> None:
         self._segment = segment
         self.damaged = damaged
         """Damage found so far, in the order of finding; the first DAMAGED_MAX places."""
@@ -108,14 +133,11 @@ class _Reader:
     def open(
         cls, path: str | Path, on_damage: Callable[[CorruptSegmentError], None] | None = None
     ) -> Self:
-        """Open a `.bin` file, written by us (with a commit index) or by other software.
+        """Open a `.bin` or `.bin.lz4` file, written by us (with an index) or other software.
 
         `on_damage` is called with each damage too, when it is found. Raises OSError,
-        ConfigError for a compressed file, CorruptSegmentError for what is no file.
+        CorruptSegmentError for what is no file or holds something else.
         """
-        path = Path(path)
-        if path.suffix == LZ4_SUFFIX:
-            raise ConfigError(f"{path}: compressed files can't be read yet")
         damaged: list[CorruptSegmentError] = []
         known: set[tuple[object, ...]] = set()
 
@@ -128,12 +150,12 @@ class _Reader:
             if on_damage is not None:
                 on_damage(damage)
 
-        return cls(MappedSegment.open(path, report), damaged)
+        return cls(open_segment(Path(path), report), damaged)
 
     @property
     def is_compressed(self) -> bool:
         """Whether the file is LZ4."""
-        return False
+        return self._segment.is_compressed
 
     @property
     def workspace_id(self) -> int:
@@ -162,7 +184,7 @@ class BinaryReader(_Reader):
     and noted in `damaged`; the rest goes on.
     """
 
-    def __init__(self, segment: MappedSegment, damaged: list[CorruptSegmentError]) -> None:
+    def __init__(self, segment: RecordSegment, damaged: list[CorruptSegmentError]) -> None:
         super().__init__(segment, damaged)
         self._rest: Iterator[Message] | None = None
 
@@ -178,35 +200,35 @@ class BinaryReader(_Reader):
             yield message
 
     def read_all(self) -> list[Message]:
-        """The rest of the messages at once; they are views of the mapped file."""
+        """The rest of the messages at once; of a plain file they are views of the mapped file."""
         return list(self.messages())
 
     def batches(self, records_bytes_max: int = RECORDS_BYTES_MAX) -> Iterator[Batch]:
-        """All batches of the file from its beginning, as views of the mapped file.
+        """All batches of the file from its beginning; of a plain file as views of it.
 
         Those that the index lists come under their ids, their checksums proven. From a
         file without an index they have no id, one schema and UTC hour each, and at most
         `records_bytes_max` unless one record is larger.
         """
-        return self._segment.batches(records_bytes_max)
+        located = self._segment.located(records_bytes_max=records_bytes_max)
+        return (batch for _, batch in located)
 
     def _all_messages(self) -> Iterator[Message]:
-        for part in self._segment.slices():
-            offset = part.start
-            for batch in self._segment.batches_in(part):
-                yield from _messages_of(batch, offset)
-                offset += len(batch.records)
+        for start, batch in self._segment.located():
+            yield from _messages_of(batch, start)
 
 
 class SeekableBinaryReader(_Reader):
-    """Reads from any record of a plain file on, and by received time."""
+    """Reads from any record of a file on, and by received time.
 
-    def __init__(self, segment: MappedSegment, damaged: list[CorruptSegmentError]) -> None:
+    Places are byte offsets in the records: in the file, or in what an LZ4 file decompresses
+    to. By its index an LZ4 file is decompressed only around the place.
+    """
+
+    def __init__(self, segment: RecordSegment, damaged: list[CorruptSegmentError]) -> None:
         super().__init__(segment, damaged)
         self._position = 0
-        self._parts = segment.slices()
-        self._part: Slice | None = None
-        self._messages: Iterator[tuple[int, int]] | None = None
+        self._records: Iterator[tuple[int, memoryview]] | None = None
 
     @property
     def position(self) -> int:
@@ -222,113 +244,58 @@ class SeekableBinaryReader(_Reader):
         end = self._segment.end_offset
         if not 0 <= position <= end:
             raise ValueError(f"{self._segment.path}: {position} is not in 0..{end}")
-        if position < self._position:
-            self._parts = self._segment.slices()
-            self._part = None
-        self._messages = None
+        self._records = None
         self._position = position
 
     def read_message(self) -> Message | None:
         """The message at `position`, which moves behind it; None at the end."""
-        place = self._next_place()
-        if place is None:
-            return None
-        start, end = place
-        self._position = end
-        return _message_at(self._segment.records.data[start:end], start)
+        found = self._next_record()
+        return None if found is None else _message_at(found[1], found[0])
 
     def skip_message(self) -> bool:
         """Move behind the message at `position`; False at the end."""
-        place = self._next_place()
-        if place is None:
-            return False
-        self._position = place[1]
-        return True
+        return self._next_record() is not None
 
     def scan_time_range(self, start_ms: int, end_ms: int) -> Iterator[Message]:
         """The messages received from `start_ms` to `end_ms`, both included, in file order.
 
         Starts at the file's beginning and leaves `position` alone. With an index it looks
-        only into commits whose time can match; without one it walks every record.
+        only at batches whose time can match; without one it walks every record.
         """
-        for part in self._segment.slices():
-            if not _may_hold(part, start_ms, end_ms):
-                continue
-            offset = part.start
-            for batch in self._segment.batches_in(part):
-                yield from _messages_between(batch, offset, start_ms, end_ms)
-                offset += len(batch.records)
+        selection = Selection(start_ms, end_ms)
+        for place, batch in self._segment.located(wanted=selection.may_hold):
+            for first, end in selection.runs_in(batch):
+                yield from _messages_of(batch, place, first, end)
 
-    def _next_place(self) -> tuple[int, int] | None:
-        """Start and end of the record at `position`, or of the first good one behind it."""
-        while True:
-            if self._messages is None and not self._enter_part():
-                return None
-            assert self._messages is not None
-            for start, end in self._messages:
-                if start >= self._position:
-                    return start, end
-            self._messages = None
-            assert self._part is not None
-            self._position = max(self._position, self._part.end)
-
-    def _enter_part(self) -> bool:
-        """Find the part that holds `position` and check it; False behind the last."""
-        while self._part is None or self._part.end <= self._position:
-            self._part = next(self._parts, None)
-            if self._part is None:
-                return False
-        self._messages = self._places_in(self._part)
-        return True
-
-    def _places_in(self, part: Slice) -> Iterator[tuple[int, int]]:
-        if part.entry is None:
-            pieces: Iterable[list[int]] = (
-                piece.tolist()
-                for piece in self._segment.scan().pieces(max(self._position, part.start), part.end)
-            )
+    def _next_record(self) -> tuple[int, memoryview] | None:
+        """The record at `position`, or the first good one behind it; moves behind it."""
+        if self._records is None:
+            self._records = self._records_from(self._position)
+        found = next(self._records, None)
+        if found is None:
+            self._position = max(self._position, self._segment.end_offset)
         else:
-            pieces = (
-                (batch.offsets.astype(np.int64) + part.start).tolist()
-                for batch in self._segment.batches_in(part)
-            )
-        for piece in pieces:
-            if part.entry is not None and piece[0] < self._position not in piece:
-                self._segment.complain(self._position, "no record begins here")
-                return
-            yield from pairwise(piece)
+            self._position = found[0] + found[1].nbytes
+        return found
+
+    def _records_from(self, position: int) -> Iterator[tuple[int, memoryview]]:
+        for begin, batch in self._segment.located(position):
+            starts = batch.offsets.tolist()
+            if begin < position and position - begin not in starts:
+                self._segment.complain(position, "no record begins here")
+                continue
+            view = batch.records.data
+            for start, end in pairwise(starts):
+                if begin + start >= position:
+                    yield begin + start, view[start:end]
 
 
-def _may_hold(part: Slice, start_ms: int, end_ms: int) -> bool:
-    """Whether a part can hold a message received in that time.
-
-    Its entry's time is that of its first message, and nothing is received after it is
-    committed. Where the clocks tell otherwise the part is looked into.
-    """
-    if part.entry is None:
-        return True
-    received_at_ms = int(part.entry["received_at_ms"])
-    if received_at_ms > end_ms + CLOCK_SLACK_MS:
-        return False
-    clocks_agree = received_at_ms <= part.committed_at_ms
-    return not (clocks_agree and part.committed_at_ms + CLOCK_SLACK_MS < start_ms)
-
-
-def _messages_of(batch: Batch, offset: int) -> Iterator[Message]:
+def _messages_of(
+    batch: Batch, offset: int, first: int = 0, end: int | None = None
+) -> Iterator[Message]:
     view = batch.records.data
-    for start, end in pairwise(batch.offsets.tolist()):
-        yield _message_at(view[start:end], offset + start)
-
-
-def _messages_between(batch: Batch, offset: int, start_ms: int, end_ms: int) -> Iterator[Message]:
-    starts = batch.offsets.astype(np.int64)
-    received = received_times(batch.records, starts)
-    if end_ms < 0 or start_ms >= 2**64:
-        return
-    low, high = np.uint64(max(start_ms, 0)), np.uint64(min(end_ms, 2**64 - 1))
-    for place in np.flatnonzero((received >= low) & (received <= high)).tolist():
-        start, end = int(starts[place]), int(starts[place + 1])
-        yield _message_at(batch.records.data[start:end], offset + start)
+    for start, stop in pairwise(batch.offsets[first : None if end is None else end + 1].tolist()):
+        yield _message_at(view[start:stop], offset + start)
 
 
 def _message_at(record: memoryview, offset: int) -> Message:

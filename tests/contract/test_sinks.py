@@ -19,10 +19,24 @@ DESTINATIONS: dict[str, Callable[[Path], tuple[dict[str, Any], ReadBack]]] = {
     "disk_binary": lambda folder: ({"path": folder}, lambda: numbers_in(folder)),
 }
 
+# Options that make a type write otherwise; the promises are checked with each of them too.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "disk_binary": [
+        {"compression": "lz4"},
+        {"compression": "lz4", "lz4_preset": "fast", "fsync": "off"},
+        {"compression": "lz4", "lz4_preset": "max", "lz4_level": 3, "rotation": "daily"},
+    ],
+}
 
-@pytest.mark.parametrize("sink_type", sorted(SINKS))
-def test_the_sink_keeps_its_promises(sink_type: str, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(
+    ("sink_type", "variant"),
+    [(kind, variant) for kind in sorted(SINKS) for variant in [{}, *VARIANTS.get(kind, [])]],
+)
+def test_the_sink_keeps_its_promises(
+    sink_type: str, variant: dict[str, Any], tmp_path: Path
+) -> None:
     """Opening, writing, flushing, closing, a second life; nothing lost, nothing twice."""
     assert sink_type in DESTINATIONS, f"say here how to read back what {sink_type} wrote"
     options, read_back = DESTINATIONS[sink_type](tmp_path / "destination")
-    check_sink(load_config(sink_type, options), FakeClock(), read_back)
+    check_sink(load_config(sink_type, options | variant), FakeClock(), read_back)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cdp_ray_sinks.errors import ConfigError, CorruptSegmentError
+from cdp_ray_sinks.errors import CorruptSegmentError
 from cdp_ray_sinks.writers.binary import BinaryReader
 
 
@@ -294,14 +294,6 @@ def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with pytest.raises(CorruptSegmentError, match="not a regular file"):
         BinaryReader.open(pipe)
-
-
-def test_a_compressed_file_is_refused_by_name(tmp_path: Path) -> None:
-    """Until they can be read, the error says so instead of misreading."""
-    path = tmp_path / "data.bin.lz4"
-    path.write_bytes(b"\x04\x22\x4d\x18")
-    with pytest.raises(ConfigError, match=r"data\.bin\.lz4.*compressed"):
-        BinaryReader.open(path)
 
 
 @pytest.mark.parametrize("with_index", [True, False])

@@ -1,0 +1,84 @@
+"""Read archives as batches: all of them, or what a selection asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.errors import CorruptSegmentError
+from cdp_ray_sinks.files.archive import SegmentInfo, segment_info, segments
+from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX, PLAIN_SUFFIX, Report
+from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX, RecordScan
+from cdp_ray_sinks.files.segment_opening import RecordSegment, open_segment
+from cdp_ray_sinks.files.segment_path import parse_place
+from cdp_ray_sinks.files.selection import Selection
+
+ALL: Final = Selection()
+
+
+def selected_segments(path: str | Path, selection: Selection = ALL) -> Iterator[SegmentInfo]:
+    """The segments of records under `path` that can hold what is selected, in order.
+
+    `path` is as in `files.archive.segments`; a single file is taken whatever its name. A
+    partition is believed only where there is a commit index: other software cuts its hours
+    otherwise. Raises OSError, FileNotFoundError if there is no `path`.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        yield segment_info(path)
+        return
+    for info in segments(path):
+        holds_records = info.name.suffix.removesuffix(LZ4_SUFFIX) == PLAIN_SUFFIX
+        if holds_records and _may_hold(info, selection):
+            yield info
+
+
+def _may_hold(info: SegmentInfo, selection: Selection) -> bool:
+    wanted = selection.workspaces
+    if wanted is not None and info.workspace_id is not None and info.workspace_id not in wanted:
+        return False
+    place = parse_place(info.path)
+    if info.index_path is None or place.starts_at_ms is None or place.ends_at_ms is None:
+        return True
+    return selection.may_hold_partition(place.starts_at_ms, place.ends_at_ms)
+
+
+def read_batches(
+    paths: Iterable[str | Path], report: Report, selection: Selection = ALL
+) -> Iterator[tuple[Path, Batch]]:
+    """Each batch of these archives and files that can hold what is selected, with its file.
+
+    Messages that were received outside of the range are left out: what is left of their
+    batch comes as a batch without an id. With `time = "event"` the batches come whole, and
+    so they do for `event_types`: which of their events are wanted is for the caller to
+    find out. Damage, and what can't be read, goes to `report`; reading goes on. Raises
+    FileNotFoundError for a path that is not there.
+    """
+    for path in paths:
+        for info in selected_segments(path, selection):
+            try:
+                segment = open_segment(info.path, report)
+                yield from ((info.path, batch) for batch in _wanted(segment, selection, report))
+            except CorruptSegmentError as error:
+                report(error)
+            except OSError as error:
+                where = str(error.filename or info.path)
+                report(CorruptSegmentError(where, 0, error.strerror or str(error)))
+
+
+def _wanted(segment: RecordSegment, selection: Selection, report: Report) -> Iterator[Batch]:
+    has_workspace = selection.workspaces is None or segment.workspace_id in selection.workspaces
+    if not has_workspace:
+        return
+    for _, batch in segment.located(wanted=selection.may_hold):
+        if not selection.may_hold_batch(batch.header):
+            continue
+        for first, end in selection.runs_in(batch):
+            if end - first == len(batch.offsets) - 1:
+                yield batch
+                continue
+            scan = RecordScan(batch.records, segment.path, segment.workspace_id, report)
+            start, stop = int(batch.offsets[first]), int(batch.offsets[end])
+            yield from scan.batches(start, stop, max(RECORDS_BYTES_MAX, stop - start))
