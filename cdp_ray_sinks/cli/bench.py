@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from cdp_ray_sinks.bench.command import run_bench
 from cdp_ray_sinks.bench.rows import Row
-from cdp_ray_sinks.cli.output import bytes_text, count_text, print_json, say, to_json
+from cdp_ray_sinks.cli.output import bytes_text, count_text, print_json, results_apart, say, to_json
 from cdp_ray_sinks.errors import ConfigError
 
 TABLE_COLUMNS = 150
@@ -32,20 +32,21 @@ def run_benchmarks(
             json_file.touch()  # not after minutes of measuring
         except OSError as error:
             raise ConfigError(f"--json {json_file}: {error.strerror}") from None
-    rows = run_bench(
-        names,
-        shape=shape,
-        events=event_count,
-        repeat=repeat,
-        directory=directory,
-        say=say,
-        on_row=lambda row: say(row_text(row)),
-    )
-    plain = [row.to_dict() for row in rows]
-    if is_stdout:
-        print_json(plain)
-    else:
-        print_rows(rows)
+    with results_apart() as results:
+        rows = run_bench(
+            names,
+            shape=shape,
+            events=event_count,
+            repeat=repeat,
+            directory=directory,
+            say=say,
+            on_row=lambda row: say(row_text(row)),
+        )
+        plain = [row.to_dict() for row in rows]
+        if is_stdout:
+            print_json(plain, results)
+        else:
+            print_rows(rows, results)
     if json_file is not None and not is_stdout:
         json_file.write_text(to_json(plain) + "\n")
     return 0 if all(row.read_back == row.events for row in rows if row.file_system) else 1
@@ -56,12 +57,12 @@ def row_text(row: Row) -> str:
     return f"{row.sink} {row.variant}: " + "  ".join(part for part in _cells(row)[2:] if part)
 
 
-def print_rows(rows: Sequence[Row]) -> None:
-    """The table on stdout."""
+def print_rows(rows: Sequence[Row], out: TextIO) -> None:
+    """The rows as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    width = None if sys.stdout.isatty() else TABLE_COLUMNS
+    width = None if out.isatty() else TABLE_COLUMNS
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("sink", "variant"):
         table.add_column(head)
@@ -71,7 +72,7 @@ def print_rows(rows: Sequence[Row]) -> None:
         table.add_column(head)
     for row in rows:
         table.add_row(*_cells(row))
-    Console(highlight=False, markup=False, width=width).print(table)
+    Console(file=out, highlight=False, markup=False, width=width).print(table)
 
 
 def _cells(row: Row) -> list[str]:

@@ -6,8 +6,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,10 +49,24 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def print_json(value: object) -> None:
-    """The one JSON value of a command, on stdout."""
-    sys.stdout.write(to_json(value) + "\n")
+def print_json(value: object, out: TextIO | None = None) -> None:
+    """The one JSON value of a command, on stdout or on `out`."""
+    out = out or sys.stdout
+    out.write(to_json(value) + "\n")
+    out.flush()
+
+
+@contextmanager
+def results_apart() -> Iterator[TextIO]:
+    """What stdout was; from here on whatever else prints, prints to stderr.
+
+    Ray prints what it notices, such as a lost worker, on the driver's stdout, from threads
+    of its own and at any time. So stdout stays turned away until the process ends.
+    """
     sys.stdout.flush()
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as results:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        yield results
 
 
 def say(text: str) -> None:

@@ -7,16 +7,17 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from cdp_ray_sinks.cli.output import (
     bytes_text,
     count_text,
     escaped,
     print_json,
+    results_apart,
     say,
     say_error,
     stderr_console,
@@ -52,24 +53,24 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
     use_auth_token(os.environ)
     from cdp_ray_sinks.pipeline import Pipeline
 
-    pipeline = Pipeline(config, report=say)
-    stop = threading.Event()
-    try:
-        say(f"starting pipeline {config.pipeline.name!r}")
-        # Ray prints what it notices, such as a lost worker, on the driver's stdout.
-        with redirect_stdout(sys.stderr), _signals_set(stop):
-            pipeline.start()
-            failure = _run_and_drain(pipeline, stop, duration_s)
-        summary = pipeline.summary()
-    finally:
-        pipeline.stop()
-    if as_json:
-        print_json(summary)
-    else:
-        print_summary(summary)
-        for name, sink in config.active_sinks().items():
-            for place in paths_in(sink).values():
-                print(escaped(f"{name}: {place}"))
+    with results_apart() as results:
+        pipeline = Pipeline(config, report=say)
+        stop = threading.Event()
+        try:
+            say(f"starting pipeline {config.pipeline.name!r}")
+            with _signals_set(stop):
+                pipeline.start()
+                failure = _run_and_drain(pipeline, stop, duration_s)
+            summary = pipeline.summary()
+        finally:
+            pipeline.stop()
+        if as_json:
+            print_json(summary, results)
+        else:
+            print_summary(summary, results)
+            for name, sink in config.active_sinks().items():
+                for place in paths_in(sink).values():
+                    print(escaped(f"{name}: {place}"), file=results)
     if failure is not None:
         say_error(str(failure))
     return 0 if failure is None else 1
@@ -199,15 +200,14 @@ class Rate:
         )
 
 
-def print_summary(summary: Mapping[str, Any]) -> None:
-    """The sources' totals and a table of the sinks, on stdout."""
+def print_summary(summary: Mapping[str, Any], out: TextIO) -> None:
+    """The sources' totals and a table of the sinks."""
     from rich.console import Console
     from rich.table import Table
 
     elapsed_s = summary["elapsed_s"]
-    console = Console(
-        highlight=False, markup=False, width=None if sys.stdout.isatty() else TABLE_COLUMNS
-    )
+    width = None if out.isatty() else TABLE_COLUMNS
+    console = Console(file=out, highlight=False, markup=False, width=width)
     for name, counters in summary["sources"].items():
         counts = [
             bytes_text(count) if key == "bytes" else f"{count_text(count)} {key.replace('_', ' ')}"

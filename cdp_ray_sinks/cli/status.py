@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, TextIO
 
-from cdp_ray_sinks.cli.output import print_json
+from cdp_ray_sinks.cli.output import print_json, results_apart
 from cdp_ray_sinks.cli.running import noted_address, notes_folder, use_auth_token
 
 
@@ -21,25 +19,25 @@ def show_status(name: str, address: str | None, as_json: bool) -> int:
     use_auth_token(os.environ)
     from cdp_ray_sinks import pipeline
 
-    with redirect_stdout(sys.stderr):
+    with results_apart() as results:
         found = pipeline.status(name, address or noted_address(notes_folder(os.environ), name))
-    if as_json:
-        print_json(found)
-    else:
-        print_actors(found)
+        if as_json:
+            print_json(found, results)
+        else:
+            print_actors(found, results)
     return 0
 
 
-def print_actors(found: Mapping[str, Any]) -> None:
-    """A table of the actors on stdout."""
+def print_actors(found: Mapping[str, Any], out: TextIO) -> None:
+    """A table of the actors."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    console = Console(file=out, highlight=False, markup=False)
     console.print(f"pipeline {found['pipeline']}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("actor", "kind", "pid", "node"):
         table.add_column(head)
     for actor in found["actors"]:
-        table.add_row(actor["name"], actor["kind"], str(actor["pid"]), str(actor["node"]))
+        table.add_row(actor["name"], actor["kind"], str(actor["pid"]), str(actor["node"])[:12])
     console.print(table)

@@ -68,7 +68,7 @@ def test_a_run_ends_with_one_object_and_whole_files(
         assert (sink["errors"], sink["dropped"], sink["dead_letters"]) == (0, 0, 0)
     assert scan_archive(tmp_path / "archive", 30_000, as_json=False) == 0
     assert verify_archive(tmp_path / "archive", as_json=False) == 0
-    print_summary(summary)
+    print_summary(summary, sys.stdout)
     assert "archive (disk_binary)" in capsys.readouterr().out
 
 
