@@ -62,8 +62,8 @@ class DecodeBuffers:
 
     Handed to `decode_events` or `decode_logs` again and again it saves fresh memory, which
     is slow; then what was decoded before is overwritten, Arrow arrays included. Grows to
-    what the largest batch needed, at most some 14 times its bytes: the budget of
-    `tables.BUDGET_FACTOR` for text and for the fixed columns of as many rows as it allows.
+    what the largest batch needed, at most some 30 times its bytes: what the budget of
+    `tables.BUDGET_FACTOR` allows in text and rows, doubled by growing in steps of two.
     """
 
     def __init__(self) -> None:

@@ -21,6 +21,7 @@ import platform
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any, Final
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+from numba.core import caching
 from numpy.typing import NDArray
 
 from cdp_ray_sinks.errors import ConfigError
@@ -37,9 +39,15 @@ CACHE_VARIABLE: Final = "CDP_KERNEL_CACHE"
 PACKAGE_DIRECTORY: Final = Path(__file__).resolve().parents[2]
 DIRECTORIES_MAX: Final = 8
 """Caches kept beside each other, one per version and CPU, each of some 5 MB."""
+FREE_BYTES_MIN: Final = 64 * 1024 * 1024
+LOCK_WAIT_S: Final = 180
 _MARKER: Final = "warm"
 _NUMBA_LOCATORS: Final = (
-    "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator"
+    "UserProvidedCacheLocator",
+    "InTreeCacheLocator",
+    "UserWideCacheLocator",
+    "IPythonCacheLocator",
+    "ZipCacheLocator",
 )
 
 
@@ -74,9 +82,11 @@ def _usable(directory: Path) -> bool:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         tempfile.TemporaryFile(dir=directory).close()
+        has_room = shutil.disk_usage(directory).free >= FREE_BYTES_MIN
     except OSError:
-        return (directory / _MARKER).is_file()
-    return True
+        has_room = False
+    # Numba would fail the call that compiles if it could not save what it compiled.
+    return has_room or (directory / _MARKER).is_file()
 
 
 def _own_temporary_directory() -> Path:
@@ -167,7 +177,8 @@ def _install() -> None:
     if not hasattr(settings, "CACHE_LOCATOR_CLASSES"):  # numba < 0.62
         settings.CACHE_DIR = str(CACHE_DIRECTORY)
         return
-    theirs = settings.CACHE_LOCATOR_CLASSES or _NUMBA_LOCATORS
+    known = [name for name in _NUMBA_LOCATORS if hasattr(caching, name)]
+    theirs = settings.CACHE_LOCATOR_CLASSES or ",".join(known)
     if ours not in theirs:
         settings.CACHE_LOCATOR_CLASSES = f"{ours},{theirs}"
 
@@ -200,14 +211,22 @@ def mark_warm(contents: str) -> None:
 
 @contextlib.contextmanager
 def one_compiler() -> Iterator[None]:
-    """Hold the directory's lock, so that processes of one node don't all compile at once."""
+    """Hold the directory's lock, so that processes of one node don't all compile at once.
+
+    After LOCK_WAIT_S it goes on without: compiling twice is a waste, not an error.
+    """
     try:
         descriptor = os.open(CACHE_DIRECTORY / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     except OSError:  # read-only: nothing will be written, so nothing to guard
         yield
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for _ in range(10 * LOCK_WAIT_S):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
         yield
     finally:
         os.close(descriptor)

@@ -161,6 +161,13 @@ def _append_name(
     return OK
 
 
+@njit(nogil=True, cache=True, forceinline=True)
+def _fetch_ahead(buffer: int, position: int) -> None:
+    """Fetch the bytes of an event to come: the hardware by itself stops at each page."""
+    for line in range(0, 256, 64):
+        prefetch_read(buffer, position + line)
+
+
 @njit(nogil=True, cache=True)
 def _decode_message(
     buffer: int,
@@ -204,11 +211,7 @@ def _decode_message(
         budget -= taken
         if status != OK or budget < 0:
             return status if status != OK else OVER_BUDGET, table, row
-        # The hardware's own prefetching ends at each page.
-        prefetch_read(buffer, table + _AHEAD_BYTES)
-        prefetch_read(buffer, table + _AHEAD_BYTES + 64)
-        prefetch_read(buffer, table + _AHEAD_BYTES + 128)
-        prefetch_read(buffer, table + _AHEAD_BYTES + 192)
+        _fetch_ahead(buffer, table + _AHEAD_BYTES)
         store_u8(to.event_type, row, code)
         store_u64(to.timestamp, 8 * row, time)
         found = copy_id(to.device_id, row, buffer, device) << HAS_DEVICE

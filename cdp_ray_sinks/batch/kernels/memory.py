@@ -6,7 +6,7 @@ each call site stands behind the check that it relies on.
 
 Each takes an array or the integer that `address_of` makes of it. Where a small function
 is called for every event, pass the address: numba counts references, atomically, for each
-array that crosses a call (measured: 107 against 12 ns to verify an event).
+array that crosses a call (measured: 107 against 18 ns to verify an event).
 """
 
 from __future__ import annotations
