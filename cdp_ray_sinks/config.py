@@ -73,7 +73,8 @@ class DeliveryConfig(Section):
     `window_bytes` and `window_batches` bound what one producer holds unsettled;
     `group_batches_max` and `group_bytes_max` one call; a lone batch of at most
     `inline_bytes_max` rides inside the call instead of the object store.
-    `max_chain_actors` None means max(4, 2 x cores) per node.
+    `max_chain_actors` None means max(4, 2 x cores) per node. A chain actor to which nothing
+    came for `chain_idle_s` seals its files and is taken down, all but one.
     """
 
     window_bytes: Whole = Field(default=256 * MIB, ge=MIB)
@@ -84,6 +85,7 @@ class DeliveryConfig(Section):
     drain_deadline_s: float = Field(default=60, gt=0, allow_inf_nan=False)
     populate_object_store: bool = True
     max_chain_actors: Whole | None = Field(default=None, ge=1)
+    chain_idle_s: float = Field(default=900, gt=0, allow_inf_nan=False)
 
 
 def _as_list(value: object) -> object:

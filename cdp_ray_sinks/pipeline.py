@@ -198,6 +198,8 @@ class Pipeline:
 
     def stop(self) -> None:
         """Take the actors down, and a private cluster with them. Safe to call twice."""
+        for producer in self._producers.values():
+            producer.abandon()
         self._supervisor.kill_all()
         self._is_started = False
         if self._is_private:

@@ -31,6 +31,7 @@ class LaneActor:
     def __init__(self, spec: LaneSpec) -> None:
         self._spec = spec
         self._clock = SystemClock()
+        self._last_push_ms = self._clock.monotonic_ms()
         self._opened = threading.Event()
         self._open_error: Exception | None = None
         self._is_populated = not spec.populate_object_store
@@ -86,6 +87,7 @@ class LaneActor:
     def push(self, call: bytes, references: list[Payload]) -> bytes:
         """Map the batches, write them, answer when durable; one outcome per batch."""
         (router_id, session, number), group = decode_call(call, references)
+        self._last_push_ms = self._clock.monotonic_ms()
         self._check_open()
         packs = _fetch(group.payloads)
         batches: list[Batch] = []
@@ -126,6 +128,7 @@ class LaneActor:
             "sink": self._spec.sink_name,
             "metrics": self._lane.snapshot(),
             "queued_bytes": self._lane.queued_bytes(),
+            "idle_ms": self._clock.monotonic_ms() - self._last_push_ms,
             "last_error": str(error) if error is not None else self._lane.last_error(),
         }
 

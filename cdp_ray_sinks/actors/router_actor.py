@@ -128,6 +128,10 @@ class RouterActor:
         """Answer when one of these batches is further than known, or soon anyway."""
         return encode_answer(await self._live().settled(known))
 
+    async def forget_lane(self, sink_name: str, lane_name: str) -> bool:
+        """Let go of a lane; False if anything is still under way to it."""
+        return self._live().forget_lane(sink_name, lane_name)
+
     async def identity(self) -> Identity:
         """Who and where this is."""
         return identity(self._spec.name, "router")

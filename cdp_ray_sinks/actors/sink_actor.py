@@ -23,13 +23,14 @@ class Placement:
     """Which chain of at most `chain_actors_max` has which workspace; plain, no Ray.
 
     Each workspace gets a chain of its own while there are chains to give; after that it
-    shares the one that rendezvous hashing names.
+    shares the one that rendezvous hashing names. Chain numbers are never used twice.
     """
 
     def __init__(self, chain_actors_max: int) -> None:
         self._chain_actors_max = chain_actors_max
-        self._chains: list[int] = []
+        self._chains: set[int] = set()
         self._assigned: dict[int, int] = {}
+        self._next = 0
 
     @property
     def assigned(self) -> dict[int, int]:
@@ -41,8 +42,9 @@ class Placement:
         chain = self._assigned.get(workspace_id)
         if chain is None:
             if len(self._chains) < self._chain_actors_max:
-                chain = len(self._chains)
-                self._chains.append(chain)
+                chain = self._next
+                self._next += 1
+                self._chains.add(chain)
             else:
                 chain = max(self._chains, key=lambda number: _weight(workspace_id, number))
             self._assigned[workspace_id] = chain
@@ -51,8 +53,13 @@ class Placement:
     def adopt(self, assigned: Mapping[int, int]) -> None:
         """Take over what an earlier one decided."""
         self._assigned.update(assigned)
-        known = max(self._assigned.values(), default=-1)
-        self._chains = list(range(max(len(self._chains), known + 1)))
+        self._chains.update(assigned.values())
+        self._next = max(self._next, *(number + 1 for number in self._chains), 0)
+
+    def forget(self, chain: int) -> None:
+        """The chain is gone; its workspaces are placed anew when they come again."""
+        self._chains.discard(chain)
+        self._assigned = {w: c for w, c in self._assigned.items() if c != chain}
 
 
 def _weight(workspace_id: int, chain: int) -> int:
@@ -71,19 +78,45 @@ class SinkActor:
         self._placement = Placement(spec.chain_actors_max)
         self._noted: set[int] = set()
         self._wishes: dict[int, int] = {}
+        self._retiring: set[int] = set()
         self._is_adopted = False
         self._changed = asyncio.Condition()
 
     async def place(self, workspace_id: int) -> str:
         """The name of the chain actor of a workspace; waits until that runs."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._is_adopted)
-            chain = self._placement.chain_of(workspace_id)
-            if workspace_id not in self._noted and workspace_id not in self._wishes:
-                self._wishes[workspace_id] = chain
-                self._changed.notify_all()
-            await self._changed.wait_for(lambda: workspace_id in self._noted)
-            return f"{self._spec.chain_prefix}{chain}"
+            while True:
+                await self._changed.wait_for(lambda: self._is_adopted)
+                chain = self._placement.chain_of(workspace_id)
+                if chain in self._retiring:
+                    await self._changed.wait()
+                elif workspace_id in self._noted:
+                    return f"{self._spec.chain_prefix}{chain}"
+                else:
+                    if workspace_id not in self._wishes:
+                        self._wishes[workspace_id] = chain
+                        self._changed.notify_all()
+                    await self._changed.wait()
+
+    async def retire(self, chain: int) -> None:
+        """Place nothing on that chain until `retired` or `keep` is said."""
+        async with self._changed:
+            self._retiring.add(chain)
+
+    async def retired(self, chain: int) -> None:
+        """The chain is gone and has let go of its files."""
+        async with self._changed:
+            assigned = self._placement.assigned
+            self._noted -= {w for w, c in assigned.items() if c == chain}
+            self._placement.forget(chain)
+            self._retiring.discard(chain)
+            self._changed.notify_all()
+
+    async def keep(self, chain: int) -> None:
+        """The chain stays after all."""
+        async with self._changed:
+            self._retiring.discard(chain)
+            self._changed.notify_all()
 
     async def wishes(self) -> tuple[bool, dict[int, int]]:
         """Whether `adopt` was called, and the placements wanted: workspace to chain number.

@@ -28,6 +28,7 @@ from cdp_ray_sinks.sinks.base import SinkConfig
 
 READY_TIMEOUT_S = 60.0
 REPORT_TIMEOUT_S = 10.0
+CLOSE_IDLE_MS_MAX = 30_000
 CHAIN_MEMORY_BYTES = 150 * 1024 * 1024
 
 
@@ -68,6 +69,7 @@ class Supervisor:
         self._sink_actors: dict[str, Any] = {}
         self._chains: dict[str, dict[int, Any]] = {}
         self._assigned: dict[str, dict[int, int]] = {}
+        self._retired_at_s: dict[str, float] = {}
         self._watchers: list[threading.Thread] = []
         self.router: Any = None
         self.sources: dict[str, Any] = {}
@@ -98,6 +100,7 @@ class Supervisor:
                 )
                 self._sink_actors[name] = self._create(SinkActor, spec.name, spec)
                 self._chains[name], self._assigned[name] = {}, {}
+                self._retired_at_s[name] = time.monotonic()
                 opening.append(self._create_chain(name, config, 0))
             else:
                 lane = self._create_lane(self._sink_actor_name(name), "sink", name, config)
@@ -213,8 +216,38 @@ class Supervisor:
                 if wishes or not is_adopted:
                     noted = wishes if is_adopted else self._assigned[sink_name]
                     ray.get(actor.adopt.remote(noted))
+                self._retire_idle(sink_name, actor)
             except ray.exceptions.RayError:
                 self._stopped.wait(0.2)
+
+    def _retire_idle(self, sink_name: str, actor: Any) -> None:
+        """Take down chains to which nothing came for a while; one always stays."""
+        idle_ms_max = self._config.delivery.chain_idle_s * 1000
+        now_s = time.monotonic()
+        if (now_s - self._retired_at_s[sink_name]) * 4000 < idle_ms_max:
+            return
+        self._retired_at_s[sink_name] = now_s
+        for chain, handle in list(self._chains[sink_name].items()):
+            if len(self._chains[sink_name]) == 1:
+                return
+            report = ray.get(handle.report.remote(), timeout=REPORT_TIMEOUT_S)
+            if report["idle_ms"] > idle_ms_max and not report["queued_bytes"]:
+                self._retire(sink_name, actor, chain, handle)
+
+    def _retire(self, sink_name: str, actor: Any, chain: int, handle: Any) -> None:
+        """Nothing is placed on the chain, the router lets go, the files are sealed, it goes."""
+        ray.get(actor.retire.remote(chain))
+        lane_name = f"{self._chain_prefix(sink_name)}{chain}"
+        if not ray.get(self.router.forget_lane.remote(sink_name, lane_name)):
+            ray.get(actor.keep.remote(chain))
+            return
+        ray.get(handle.close.remote(CLOSE_IDLE_MS_MAX))
+        ray.kill(handle, no_restart=True)
+        with self._lock:
+            del self._chains[sink_name][chain]
+        assigned = self._assigned[sink_name]
+        self._assigned[sink_name] = {w: c for w, c in assigned.items() if c != chain}
+        ray.get(actor.retired.remote(chain))
 
     def reports(self) -> dict[str, list[dict[str, Any]]]:
         """Each sink's lanes' reports; a lane that does not answer in time is left out."""
@@ -258,6 +291,8 @@ class Supervisor:
                 with contextlib.suppress(ray.exceptions.RayError, ValueError):
                     ray.kill(actor, no_restart=True)
         self.sources, self.router = {}, None
+        for watcher in self._watchers:
+            watcher.join(REPORT_TIMEOUT_S)
 
 
 def warm_kernels(report: Callable[[str], None]) -> float:

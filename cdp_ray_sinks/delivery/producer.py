@@ -153,10 +153,14 @@ class Producer:
             with self._changed:
                 self._changed.wait_for(lambda: not self._flights, min(deadline_s, 5.0))
         finally:
-            with self._changed:
-                self._closed = True
-                self._changed.notify_all()
-            self._courier.join(5)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Take and send no more, whatever is unsettled. Safe to call twice."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._courier.join(5)
 
     def tallies(self) -> dict[str, SinkTally]:
         """What each sink has settled so far."""

@@ -122,6 +122,11 @@ class LaneSender:
         """Batches queued, and batches pushed but not settled."""
         return len(self._queue), len(self._sent)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, unsettled or under way."""
+        return not (self._queue or self._sent or self._pushes or self._recovery)
+
     def send(self) -> None:
         """Push what is queued as far as pushes and budget allow; find the lane first."""
         if self._lane is None:

@@ -137,6 +137,17 @@ class Router:
         await waiter.wait(ANSWER_WAIT_S)
         return self._answer(polled)
 
+    def forget_lane(self, sink_name: str, lane_name: str) -> bool:
+        """Let go of a lane that is to be retired; False if anything is still under way to it."""
+        sender = self._senders.get((sink_name, lane_name))
+        if sender is None:
+            return True
+        if not sender.is_idle:
+            return False
+        del self._senders[(sink_name, lane_name)]
+        self._placed = {key: s for key, s in self._placed.items() if s is not sender}
+        return True
+
     def state(self) -> dict[str, Any]:
         """Queues and errors per sink, for `status`."""
         sinks: dict[str, Any] = {}
@@ -256,7 +267,7 @@ class Router:
         share = LANE_SHARE if sink.by_workspace else 1
         return LaneSender(
             sink.name,
-            self._router_id,
+            f"{self._router_id}>{lane_name}",
             find,
             self._budgets[sink.name],
             self._lows_of,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,3 +169,30 @@ def test_a_port_that_is_taken_refuses_to_start(make_config: Make, tmp_path: Path
         )
         with pytest.raises(ConfigError, match=rf"sources\.in: .*{listen}"):
             Pipeline(config).start()
+
+
+def test_idle_chains_are_retired_and_come_back(make_config: Make, tmp_path: Path) -> None:
+    """A process that nothing comes to is given up, its files sealed; its workspace goes on."""
+    config = make_config(
+        sinks={"disk": {"type": "disk_binary", "path": tmp_path / "a"}},
+        delivery={"chain_idle_s": 4},
+    )
+
+    def chains() -> set[str]:
+        return {a["name"] for a in pipeline.status()["actors"] if a["kind"] == "chain"}
+
+    with Pipeline(config) as pipeline:
+        producer = pipeline.producer("mine")
+        for number in range(3):
+            producer.submit(numbered_batch(number, workspace_id=1 + number)).result(30)
+        before = chains()
+        assert len(before) == 3
+        until = time.monotonic() + 40
+        while len(chains()) > 1:
+            assert time.monotonic() < until, "no chain was retired"
+            time.sleep(0.3)
+        for number in range(3, 6):
+            producer.submit(numbered_batch(number, workspace_id=number - 2)).result(30)
+        assert len(chains() | before) >= 5
+    assert sorted(numbers_in(tmp_path / "a")) == list(range(6))
+    assert verify(tmp_path / "a").ok

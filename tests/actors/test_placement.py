@@ -37,3 +37,12 @@ def test_a_new_workspace_after_a_restart_gets_a_chain_that_is_free() -> None:
     placement = Placement(4)
     placement.adopt({7: 0, 8: 2})
     assert placement.chain_of(9) == 3
+
+
+def test_a_retired_chain_gives_its_place_to_a_new_one() -> None:
+    """Its workspaces are placed anew, on a number that was never used."""
+    placement = Placement(2)
+    assert [placement.chain_of(w) for w in (1, 2)] == [0, 1]
+    placement.forget(0)
+    assert placement.chain_of(2) == 1
+    assert placement.chain_of(1) == 2
