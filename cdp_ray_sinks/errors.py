@@ -45,7 +45,9 @@ class PartialWriteError(SinkError):
     """
 
     def __init__(
-        self, batch_id: tuple[bytes, int, int], failed_messages: tuple[int, ...],
+        self,
+        batch_id: tuple[bytes, int, int],
+        failed_messages: tuple[int, ...],
         reasons: tuple[str, ...],
     ) -> None:
         super().__init__(batch_id, failed_messages, reasons)

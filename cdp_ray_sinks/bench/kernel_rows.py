@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import Batch, Bytes
 from cdp_ray_sinks.batch.columns import DecodeBuffers, decode_events
 from cdp_ray_sinks.batch.encoding import encode_events
 from cdp_ray_sinks.bench.limits import memcpy_s
@@ -42,16 +42,16 @@ def _rows(batch: Batch, per_message: int, suffix: str) -> Iterator[Row]:
             table["event_name"], table["service"], table["payload"],
             events_per_message=per_message, out=room,
         )  # fmt: skip
-        return table.num_rows
+        return int(table.num_rows)
 
     def decode() -> int:
-        return decode_events(batch, buffers=buffers).table.num_rows
+        return int(decode_events(batch, buffers=buffers).table.num_rows)
 
     for name, path in (("decode", decode), ("encode", encode)):
         yield _row(name + suffix, path, batch, target)
 
 
-def _row(variant: str, path: Callable[[], int], batch: Batch, target: np.ndarray) -> Row:  # type: ignore[type-arg]
+def _row(variant: str, path: Callable[[], int], batch: Batch, target: Bytes) -> Row:
     path_s, copy_s, rows = [], [], 0
     for turn in range(TURNS + 2):
         copied = memcpy_s(batch.records, target)

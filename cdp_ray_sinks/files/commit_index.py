@@ -91,8 +91,14 @@ class IndexHeader:
     def to_bytes(self) -> bytes:
         """The 64 bytes at the start of the index."""
         body = _HEADER.pack(
-            MAGIC, VERSION, self.flags, 0, self.segment_number, self.writer_epoch,
-            self.workspace_id, self.created_at_ms,
+            MAGIC,
+            VERSION,
+            self.flags,
+            0,
+            self.segment_number,
+            self.writer_epoch,
+            self.workspace_id,
+            self.created_at_ms,
         )
         return body + _CHECKSUM.pack(xxh3(body))
 
@@ -146,9 +152,20 @@ def entries_of(headers: Sequence[BatchHeader], lows: Sequence[int]) -> NDArray[n
     """Commit entries for batches in write order; `lows` one per header."""
     rows = [
         (
-            h.producer, h.epoch, h.sequence, low, h.record_bytes, h.checksum, h.received_at_ms,
-            h.time_min_ms, h.time_max_ms, h.message_count, h.event_count, h.schema_type,
-            h.event_types & 0xFFFF, 0,
+            h.producer,
+            h.epoch,
+            h.sequence,
+            low,
+            h.record_bytes,
+            h.checksum,
+            h.received_at_ms,
+            h.time_min_ms,
+            h.time_max_ms,
+            h.message_count,
+            h.event_count,
+            h.schema_type,
+            h.event_types & 0xFFFF,
+            0,
         )
         for h, low in zip(headers, lows, strict=True)
     ]
@@ -281,9 +298,7 @@ def _parse_snapshot(payload: bytes) -> Iterator[LedgerEntry]:
         sequences = np.frombuffer(payload, "<u8", count, position).tolist()
         checksums = np.frombuffer(payload, "<u8", count, position + 8 * count).tolist()
         position += 16 * count
-        yield LedgerEntry(
-            producer, epoch, low, seen, dict(zip(sequences, checksums, strict=True))
-        )
+        yield LedgerEntry(producer, epoch, low, seen, dict(zip(sequences, checksums, strict=True)))
 
 
 def commit_ledger(commits: Iterable[Commit]) -> list[LedgerEntry]:

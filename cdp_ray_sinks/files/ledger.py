@@ -55,9 +55,7 @@ class Ledger:
             )
         return True
 
-    def add(
-        self, producer: bytes, epoch: int, sequence: int, checksum: int, now_ms: int
-    ) -> None:
+    def add(self, producer: bytes, epoch: int, sequence: int, checksum: int, now_ms: int) -> None:
         """Note a batch as durable. Call it only after its bytes are."""
         entry = self._entry(producer, epoch)
         entry.last_seen_ms = max(entry.last_seen_ms, now_ms)
