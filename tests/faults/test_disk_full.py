@@ -11,9 +11,10 @@ import pytest
 
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.errors import DrainTimeoutError
-from cdp_ray_sinks.files.archive import verify
+from cdp_ray_sinks.files.archive import segments, verify
 from cdp_ray_sinks.pipeline import Pipeline
 from cdp_ray_sinks.testing import numbered_batch, numbers_in
+from cdp_ray_sinks.writers.binary import BinaryReader
 
 
 @pytest.fixture
@@ -26,6 +27,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small file system needs rights that are not there")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def numbers_committed(base: Path) -> list[int]:
+    """The numbers that the commit indexes vouch for; a write under way is not looked at."""
+    found = []
+    for segment in segments(base):
+        with BinaryReader.open(segment.path) as reader:
+            for batch in reader.batches():
+                found += [int.from_bytes(message[:8], "little") for message in batch.messages()]
+    return found
 
 
 def errors_of(pipeline: Pipeline) -> str:
@@ -52,11 +63,14 @@ def test_a_full_disk_is_told_retried_and_heals(small_disk: Path, tmp_path: Path)
         producer = pipeline.producer("mine")
         tickets = [producer.submit(numbered_batch(n, record_bytes=1_000_000)) for n in range(20)]
         until = time.monotonic() + 30
-        while "No space left" not in errors_of(pipeline) or len(numbers_in(tmp_path / "b")) < 20:
+        while (
+            "No space left" not in errors_of(pipeline)
+            or len(numbers_committed(tmp_path / "b")) < 20
+        ):
             assert time.monotonic() < until, errors_of(pipeline)
             time.sleep(0.2)
         acknowledged = [n for n, ticket in enumerate(tickets) if ticket.done()]
-        assert set(acknowledged) <= set(numbers_in(small_disk))
+        assert set(acknowledged) <= set(numbers_committed(small_disk / "a"))
         assert len(acknowledged) < 20
         subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
         for ticket in tickets:
