@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import flatbuffers
+import lz4.frame
 import numpy as np
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.files.commit_index import (
+    LZ4,
+    RANGE_CHECKSUM,
+    RECORDS,
     Commit,
     IndexHeader,
     Seal,
@@ -111,25 +115,35 @@ class Maker:
         is_sealed: bool = True,
         workspace_id: int = 42,
         delay_ms: int = 50,
+        frames: Sequence[bytes] | None = None,
     ) -> list[bytes]:
         """The parts of an index: its header, a snapshot, a record per commit, the seal.
 
-        A commit is `delay_ms` later than the begin of its last batch.
+        A commit is `delay_ms` later than the begin of its last batch. `frames` are what the
+        commits are stored as in a compressed segment.
         """
-        parts = [IndexHeader(3, 1, workspace_id, START_MS).to_bytes(), encode_snapshot([])]
+        flags = 0 if frames is None else RANGE_CHECKSUM | LZ4 | RECORDS
+        parts = [IndexHeader(3, 1, workspace_id, START_MS, flags).to_bytes(), encode_snapshot([])]
         end = messages = events = 0
-        for batches in commits:
+        for place, batches in enumerate(commits):
             headers = [batch.header for batch in batches]
-            start, end = end, end + sum(header.record_bytes for header in headers)
+            stored_bytes, checksum = sum(header.record_bytes for header in headers), 0
+            if frames is not None:
+                stored_bytes, checksum = len(frames[place]), xxh3(frames[place])
+            start, end = end, end + stored_bytes
             at_ms = max((h.received_at_ms for h in headers), default=START_MS) + delay_ms
-            parts.append(
-                encode_commit(Commit(start, end, 0, at_ms, entries_of(headers, [0] * len(headers))))
-            )
+            entries = entries_of(headers, [0] * len(headers))
+            parts.append(encode_commit(Commit(start, end, checksum, at_ms, entries)))
             messages += sum(header.message_count for header in headers)
             events += sum(header.event_count for header in headers)
         if is_sealed:
             parts.append(encode_seal(Seal(end, messages, events, START_MS + HOUR_MS)))
         return parts
+
+    def frame(self, content: bytes) -> bytes:
+        """An LZ4 frame as a commit is one, by the library: 64 KiB blocks, independent."""
+        frame: bytes = lz4.frame.compress(content, block_size=4, block_linked=False)
+        return frame
 
     def segment(
         self,
@@ -141,11 +155,15 @@ class Maker:
         is_sealed: bool = True,
         workspace_id: int = 42,
     ) -> Path:
-        """Write a segment and its index; returns the data file."""
+        """Write a segment and its index; returns the data file. Compressed by its name."""
         directory = base / str(workspace_id) / partition
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / name
-        path.write_bytes(b"".join(b.records.tobytes() for batches in commits for b in batches))
-        index = self.index(commits, is_sealed=is_sealed, workspace_id=workspace_id)
+        stored = [b"".join(b.records.tobytes() for b in batches) for batches in commits]
+        frames = None
+        if name.endswith(".lz4"):
+            stored = frames = [self.frame(content) for content in stored]
+        path.write_bytes(b"".join(stored))
+        index = self.index(commits, is_sealed=is_sealed, workspace_id=workspace_id, frames=frames)
         path.with_name(name + ".idx").write_bytes(b"".join(index))
         return path

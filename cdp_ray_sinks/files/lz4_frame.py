@@ -99,9 +99,13 @@ class Lz4Frame:
         return np.frombuffer(content, np.uint8)
 
     def contents(self) -> Iterator[tuple[Block, Bytes]]:
-        """Each block with its content, in order; at the end the content's checksum is proven."""
+        """Each block with its content, in order.
+
+        At the end it is proven that they are as many bytes as the header says, and their
+        checksum if there is one.
+        """
         hasher = xxhash.xxh32()
-        history = b""
+        history, held_bytes = b"", 0
         for block in self.blocks():
             content = self.content_of(block, history)
             if self._is_linked:
@@ -109,7 +113,11 @@ class Lz4Frame:
                 history = (history + tail)[-_HISTORY_BYTES:]
             if self._has_content_checksum:
                 hasher.update(content.data)
+            held_bytes += len(content)
             yield block, content
+        if self.content_bytes not in (None, held_bytes):
+            reason = f"LZ4 frame holds {held_bytes} bytes, its header says {self.content_bytes}"
+            self._fail(self.start, reason)
         if self._has_content_checksum:
             assert self.end is not None
             if hasher.intdigest() != self._u32(self.end - 4, "LZ4 frame has no end"):

@@ -54,7 +54,9 @@ class CommitContent:
             position += len(part)
         if len(parts) == 1:
             return parts[0]
-        return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        joined: Bytes = np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        joined.flags.writeable = False
+        return joined
 
     def place_of(self, position: int) -> int:
         """Where in the file the block is that holds this part of the content."""

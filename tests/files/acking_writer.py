@@ -1,6 +1,6 @@
 """A process that commits batches and says which are acknowledged, until it is killed.
 
-Arguments: base directory, seed, first sequence, "shared" or "own". One line per commit: the
+Arguments: base directory, seed, first sequence, "shared", "own" or "lz4". One line per commit: the
 sequences it made durable. A line `fenced` if another writer came.
 """
 
@@ -17,7 +17,7 @@ from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.errors import FencedError
 from cdp_ray_sinks.files.chain import Chain, ChainOptions
 from cdp_ray_sinks.files.rotation_policy import RotationPolicy
-from cdp_ray_sinks.writers.binary import BinaryWriter
+from cdp_ray_sinks.writers.binary import BinaryLz4Writer, BinaryWriter
 
 START_MS = 1_767_225_600_000
 
@@ -42,7 +42,7 @@ def main() -> None:
     options = ChainOptions(
         RotationPolicy(segment_bytes_max=40_000), shared_file_system=mode == "shared", lease_s=1
     )
-    chain = Chain(base, 42, BinaryWriter(), options)
+    chain = Chain(base, 42, BinaryLz4Writer() if mode == "lz4" else BinaryWriter(), options)
     chain.open()
     print("open", chain.epoch, flush=True)
     while True:

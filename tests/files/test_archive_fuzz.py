@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lz4.frame
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,9 @@ from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.files.archive import verify
 from cdp_ray_sinks.files.commit_index import (
     ENTRY,
+    LZ4,
+    RANGE_CHECKSUM,
+    RECORDS,
     Commit,
     IndexHeader,
     Seal,
@@ -116,8 +120,9 @@ def damage_and_read(maker: Any, directory: Path, rounds: int, seed: int) -> None
     for round_number in range(rounds):
         if round_number % 50 == 0:
             commits = commits_of(maker, rng)
-            path = maker.segment(directory, commits, is_sealed=rng.random() < 0.7)
-            index = path.with_name("data.bin.idx")
+            name = rng.choice(["data.bin", "data.bin.lz4"])
+            path = maker.segment(directory, commits, name=name, is_sealed=rng.random() < 0.7)
+            index = path.with_name(name + ".idx")
             originals = {each: each.read_bytes() for each in (path, index)}
             truth = {b.header.sequence: b.records.tobytes() for c in commits for b in c}
         target = rng.choice([path, index])
@@ -131,10 +136,25 @@ def damage_and_read(maker: Any, directory: Path, rounds: int, seed: int) -> None
         found = read_everything(path)
         for sequence, records in found.items():
             assert truth[sequence] == records
-        if target == path:
+        if target == path and name == "data.bin":
             for sequence, records in untouched(originals[path], bytes(data), commits).items():
                 assert found[sequence] == records
+        if target == path and name == "data.bin.lz4":
+            for sequence in untouched_frames(originals[path], bytes(data), commits, maker):
+                assert found[sequence] == truth[sequence]
         target.write_bytes(originals[target])
+
+
+def untouched_frames(before: bytes, after: bytes, commits: list[list[Any]], maker: Any) -> set[int]:
+    """The batches of commits whose frames are where they were, by sequence."""
+    start, found = 0, set()
+    for commit in commits:
+        frame = maker.frame(b"".join(batch.records.tobytes() for batch in commit))
+        assert before[start : start + len(frame)] == frame
+        if after[start : start + len(frame)] == frame:
+            found |= {batch.header.sequence for batch in commit}
+        start += len(frame)
+    return found
 
 
 def untouched(before: bytes, after: bytes, commits: list[list[Any]]) -> dict[int, bytes]:
@@ -195,9 +215,9 @@ def random_number(rng: random.Random, near: int) -> int:
     )
 
 
-def lying_index(rng: random.Random, data_bytes: int) -> bytes:
+def lying_index(rng: random.Random, data_bytes: int, flags: int) -> bytes:
     """An index of valid records that say anything."""
-    parts = [IndexHeader(1, 1, rng.choice([0, 42, 2**63]), 0).to_bytes()]
+    parts = [IndexHeader(1, 1, rng.choice([0, 42, 2**63]), 0, flags).to_bytes()]
     position = 0
     for _ in range(rng.randint(1, 4)):
         entries = np.frombuffer(rng.randbytes(ENTRY.itemsize * rng.randint(0, 4)), ENTRY).copy()
@@ -216,23 +236,29 @@ def lying_index(rng: random.Random, data_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def test_an_index_that_lies_under_valid_checksums_harms_nobody(maker: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["data.bin", "data.bin.lz4"])
+def test_an_index_that_lies_under_valid_checksums_harms_nobody(
+    maker: Any, tmp_path: Path, name: str
+) -> None:
     """Offsets, sizes and counts are claims: nothing is read or allocated by them unchecked."""
     rng = random.Random(4)
-    path = maker.segment(tmp_path, [[maker.batch([maker.message()] * 4)]])
+    path = maker.segment(tmp_path, [[maker.batch([maker.message()] * 4)]], name=name)
     size = path.stat().st_size
     for _ in range(PLAIN_ROUNDS):
-        path.with_name("data.bin.idx").write_bytes(lying_index(rng, size))
+        flags = rng.choice([0, RANGE_CHECKSUM, RANGE_CHECKSUM | LZ4 | RECORDS, 0xFFFF])
+        path.with_name(name + ".idx").write_bytes(lying_index(rng, size, flags))
         read_everything(path)
 
 
-def test_noise_is_not_an_archive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["data.bin", "data.bin.lz4"])
+def test_noise_is_not_an_archive(tmp_path: Path, name: str) -> None:
     """Random bytes as data, as index, as both."""
     rng = random.Random(5)
-    path = tmp_path / "data.bin"
+    path = tmp_path / name
     for _ in range(PLAIN_ROUNDS):
-        path.write_bytes(rng.randbytes(rng.randint(0, 300)))
-        index = path.with_name("data.bin.idx")
+        start = rng.choice([b"", lz4.frame.compress(b"")[:7]])
+        path.write_bytes(start + rng.randbytes(rng.randint(0, 300)))
+        index = path.with_name(name + ".idx")
         index.write_bytes(rng.choice([b"", b"CDPIDX1\0"]) + rng.randbytes(rng.randint(0, 300)))
         assert read_everything(path) == {}
         index.unlink()

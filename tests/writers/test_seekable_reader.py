@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lz4.frame
 import pytest
 
 from cdp_ray_sinks.writers.binary import BinaryReader, SeekableBinaryReader
@@ -12,7 +13,13 @@ from cdp_ray_sinks.writers.binary import BinaryReader, SeekableBinaryReader
 MINUTE_MS = 60_000
 
 
-def minutes(maker: Any, tmp_path: Path, *, with_index: bool = True) -> Path:
+@pytest.fixture(params=["data.bin", "data.bin.lz4"])
+def name(request: Any) -> str:
+    """What the segment is called: plain, or compressed."""
+    return str(request.param)
+
+
+def minutes(maker: Any, tmp_path: Path, name: str, *, with_index: bool = True) -> Path:
     """Ten commits, five minutes apart, of one batch with four messages a second apart."""
     commits = [
         [
@@ -25,10 +32,16 @@ def minutes(maker: Any, tmp_path: Path, *, with_index: bool = True) -> Path:
         ]
         for n in range(10)
     ]
-    path = maker.segment(tmp_path, commits)
+    path: Path = maker.segment(tmp_path, commits, name=name)
     if not with_index:
-        path.with_name("data.bin.idx").unlink()
+        path.with_name(name + ".idx").unlink()
     return path
+
+
+def content_bytes(path: Path) -> int:
+    """How many bytes of records a file holds."""
+    with lz4.frame.open(path) if path.suffix == ".lz4" else path.open("rb") as file:
+        return len(file.read())
 
 
 def text_of(message: Any) -> int:
@@ -53,28 +66,38 @@ def text_of(message: Any) -> int:
     ],
 )
 def test_a_time_range_includes_both_ends(
-    maker: Any, tmp_path: Path, with_index: bool, first_ms: int, last_ms: int, numbers: list[int]
+    maker: Any,
+    tmp_path: Path,
+    name: str,
+    with_index: bool,
+    first_ms: int,
+    last_ms: int,
+    numbers: list[int],
 ) -> None:
     """Exactly the messages received in it, in file order, with an index and without."""
-    path = minutes(maker, tmp_path, with_index=with_index)
+    path = minutes(maker, tmp_path, name, with_index=with_index)
     with SeekableBinaryReader.open(path) as reader:
         found = reader.scan_time_range(maker.start_ms + first_ms, maker.start_ms + last_ms)
         assert [text_of(message) for message in found] == numbers
 
 
 @pytest.mark.parametrize("with_index", [True, False])
-def test_any_range_of_u64_can_be_asked_for(maker: Any, tmp_path: Path, with_index: bool) -> None:
+def test_any_range_of_u64_can_be_asked_for(
+    maker: Any, tmp_path: Path, name: str, with_index: bool
+) -> None:
     """Ends outside of what a time can be are no error."""
-    path = minutes(maker, tmp_path, with_index=with_index)
+    path = minutes(maker, tmp_path, name, with_index=with_index)
     with SeekableBinaryReader.open(path) as reader:
         assert len(list(reader.scan_time_range(-(2**70), 2**70))) == 40
         assert list(reader.scan_time_range(2**64, 2**70)) == []
         assert list(reader.scan_time_range(-(2**70), -(2**65))) == []
 
 
-def test_a_seek_by_time_reads_only_commits_that_can_match(maker: Any, tmp_path: Path) -> None:
+def test_a_seek_by_time_reads_only_commits_that_can_match(
+    maker: Any, tmp_path: Path, name: str
+) -> None:
     """Damage in commits of other times is not even met."""
-    path = minutes(maker, tmp_path)
+    path = minutes(maker, tmp_path, name)
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     data[-100] ^= 1
@@ -108,9 +131,9 @@ def test_messages_received_just_after_their_commits_time_are_found(
         assert len(list(reader.scan_time_range(maker.start_ms + 40_000, 2**63))) == 1
 
 
-def test_the_scan_streams(maker: Any, tmp_path: Path) -> None:
+def test_the_scan_streams(maker: Any, tmp_path: Path, name: str) -> None:
     """The first message is there before the rest was looked at."""
-    path = minutes(maker, tmp_path)
+    path = minutes(maker, tmp_path, name)
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
@@ -123,9 +146,11 @@ def test_the_scan_streams(maker: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_index", [True, False])
-def test_position_moves_from_record_to_record(maker: Any, tmp_path: Path, with_index: bool) -> None:
+def test_position_moves_from_record_to_record(
+    maker: Any, tmp_path: Path, name: str, with_index: bool
+) -> None:
     """It is the offset of the next message, and in the end that of the end."""
-    path = minutes(maker, tmp_path, with_index=with_index)
+    path = minutes(maker, tmp_path, name, with_index=with_index)
     with BinaryReader.open(path) as whole:
         offsets = [message.offset for message in whole.read_all()]
     with SeekableBinaryReader.open(path) as reader:
@@ -136,13 +161,13 @@ def test_position_moves_from_record_to_record(maker: Any, tmp_path: Path, with_i
                 break
             seen.append(before)
         assert seen == offsets
-        assert reader.position == path.stat().st_size
+        assert reader.position == content_bytes(path)
 
 
 @pytest.mark.parametrize("with_index", [True, False])
-def test_any_message_can_be_sought(maker: Any, tmp_path: Path, with_index: bool) -> None:
+def test_any_message_can_be_sought(maker: Any, tmp_path: Path, name: str, with_index: bool) -> None:
     """Forwards and backwards, again and again."""
-    path = minutes(maker, tmp_path, with_index=with_index)
+    path = minutes(maker, tmp_path, name, with_index=with_index)
     with BinaryReader.open(path) as whole:
         messages = whole.read_all()
     with SeekableBinaryReader.open(path) as reader:
@@ -151,14 +176,14 @@ def test_any_message_can_be_sought(maker: Any, tmp_path: Path, with_index: bool)
             found = reader.read_message()
             assert found is not None
             assert (text_of(found), found.offset) == (number, messages[number].offset)
-        reader.seek(path.stat().st_size)
+        reader.seek(content_bytes(path))
         assert reader.read_message() is None
 
 
 @pytest.mark.parametrize("with_index", [True, False])
-def test_messages_can_be_skipped(maker: Any, tmp_path: Path, with_index: bool) -> None:
+def test_messages_can_be_skipped(maker: Any, tmp_path: Path, name: str, with_index: bool) -> None:
     """Skipping moves one message on, and says when there was none."""
-    with SeekableBinaryReader.open(minutes(maker, tmp_path, with_index=with_index)) as reader:
+    with SeekableBinaryReader.open(minutes(maker, tmp_path, name, with_index=with_index)) as reader:
         assert [reader.skip_message() for _ in range(7)] == [True] * 7
         message = reader.read_message()
         assert message is not None
@@ -170,29 +195,37 @@ def test_messages_can_be_skipped(maker: Any, tmp_path: Path, with_index: bool) -
 
 
 @pytest.mark.parametrize("position", [-1, 10**9])
-def test_a_seek_outside_of_the_file_is_an_error(maker: Any, tmp_path: Path, position: int) -> None:
+def test_a_seek_outside_of_the_file_is_an_error(
+    maker: Any, tmp_path: Path, name: str, position: int
+) -> None:
     """The error names the file and what is allowed."""
     with (
-        SeekableBinaryReader.open(minutes(maker, tmp_path)) as reader,
-        pytest.raises(ValueError, match=rf"data\.bin: {position} is not in 0\.\."),
+        SeekableBinaryReader.open(minutes(maker, tmp_path, name)) as reader,
+        pytest.raises(ValueError, match=rf"data\.bin.*: {position} is not in 0\.\."),
     ):
         reader.seek(position)
 
 
-def test_a_seek_between_records_goes_on_at_the_next_batch(maker: Any, tmp_path: Path) -> None:
+def test_a_seek_between_records_goes_on_at_the_next_batch(
+    maker: Any, tmp_path: Path, name: str
+) -> None:
     """It is reported as a place where no record begins, and nothing is made up."""
-    path = minutes(maker, tmp_path)
+    path = minutes(maker, tmp_path, name)
     with SeekableBinaryReader.open(path) as reader:
         reader.seek(5)
         message = reader.read_message()
         assert message is not None
         assert text_of(message) == 4
-        assert [(d.offset, d.reason) for d in reader.damaged] == [(5, "no record begins here")]
+        (damage,) = reader.damaged
+    assert (damage.offset, damage.reason) in (
+        (5, "no record begins here"),
+        (0, "no record begins here, at 5 of the content"),
+    )
 
 
-def test_a_damaged_batch_is_stepped_over(maker: Any, tmp_path: Path) -> None:
+def test_a_damaged_batch_is_stepped_over(maker: Any, tmp_path: Path, name: str) -> None:
     """Reading goes on behind it, and it is reported once."""
-    path = minutes(maker, tmp_path)
+    path = minutes(maker, tmp_path, name)
     data = bytearray(path.read_bytes())
     data[50] ^= 1
     path.write_bytes(data)
@@ -202,13 +235,14 @@ def test_a_damaged_batch_is_stepped_over(maker: Any, tmp_path: Path) -> None:
         assert text_of(message) == 4
         reader.seek(0)
         reader.skip_message()
-        assert [d.offset for d in reader.damaged] == [0]
+        assert len(reader.damaged) == 1
+        assert reader.damaged[0].offset < 50
 
 
-def test_an_unsealed_tail_cannot_be_sought(maker: Any, tmp_path: Path) -> None:
+def test_an_unsealed_tail_cannot_be_sought(maker: Any, tmp_path: Path, name: str) -> None:
     """What no commit covers is not there."""
-    path = minutes(maker, tmp_path)
-    end = path.stat().st_size
+    path = minutes(maker, tmp_path, name)
+    end = content_bytes(path)
     path.write_bytes(path.read_bytes() + b"tail" * 10)
     with SeekableBinaryReader.open(path) as reader:
         with pytest.raises(ValueError, match=f"0..{end}"):
