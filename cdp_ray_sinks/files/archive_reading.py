@@ -8,7 +8,7 @@ from typing import Final
 
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.errors import CorruptSegmentError
-from cdp_ray_sinks.files.archive import SegmentInfo, segment_info, segments
+from cdp_ray_sinks.files.archive import SegmentInfo, segments
 from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX, PLAIN_SUFFIX, Report
 from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX, RecordScan
 from cdp_ray_sinks.files.segment_opening import RecordSegment, open_segment
@@ -26,10 +26,10 @@ def selected_segments(path: str | Path, selection: Selection = ALL) -> Iterator[
     otherwise. Raises OSError, FileNotFoundError if there is no `path`.
     """
     path = Path(path)
-    if not path.is_dir():
-        yield segment_info(path)
-        return
     for info in segments(path):
+        if info.path == path:  # asked for by its name
+            yield info
+            continue
         holds_records = info.name.suffix.removesuffix(LZ4_SUFFIX) == PLAIN_SUFFIX
         if holds_records and _may_hold(info, selection):
             yield info
