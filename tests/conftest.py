@@ -35,11 +35,20 @@ def captures() -> Path:
 @pytest.fixture(scope="session")
 def maker() -> Any:
     """Makes messages, batches and archives by hand: the `Maker` of archive_maker.py."""
+    return _beside("archive_maker").Maker()
+
+
+@pytest.fixture(scope="session")
+def line_parser() -> Any:
+    """Reads lines of text back: the `LineParser` of line_parser.py."""
+    return _beside("line_parser").LineParser()
+
+
+def _beside(name: str) -> Any:
     # Tests are no package, so a file beside them is not there to be imported.
-    path = Path(__file__).with_name("archive_maker.py")
-    spec = spec_from_file_location("archive_maker", path)
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Maker()
+    return module

@@ -16,6 +16,7 @@ KERNEL_WARMERS: Final = [
     "cdp_ray_sinks.batch.kernels.frames:warm",
     "cdp_ray_sinks.batch.kernels.running_number:warm",
     "cdp_ray_sinks.batch.kernels.synthetic:warm",
+    "cdp_ray_sinks.batch.text_lines:warm",
 ]
 """module:function; each runs the kernels of its module on tiny inputs of the real types."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 from numba import njit
 
 from cdp_ray_sinks.batch.enums import ID_BYTES, EventType, LogEventType, LogLevel
@@ -33,9 +34,13 @@ LOG_TYPE_MAX: Final = int(max(LogEventType))
 LEVEL_MAX: Final = int(max(LogLevel))
 LEVEL_ABSENT: Final = int(LogLevel.INFO)
 
-EVENT_WIDTHS: Final = 0x4444481
-LOG_WIDTHS: Final = 0x4448141
-"""Bytes of the fields in slots 0 to 6, a hexadecimal digit each, slot 0 the lowest."""
+EVENT_WIDTHS: Final[Any] = np.int64(0x4444481)
+LOG_WIDTHS: Final[Any] = np.int64(0x4448141)
+"""Bytes of the fields in slots 0 to 6, a hexadecimal digit each, slot 0 the lowest.
+
+These and NO_LAYOUT are numpy's integers because numba compiles a function anew for each plain
+constant that it is called with.
+"""
 
 Layout: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
 """A vtable as last seen: its first 18 bytes as three numbers, the bytes of it that must lie
@@ -45,7 +50,9 @@ of slots 0 to 6, 0 when absent."""
 Entry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 
 _NEVER: Final = 1 << 40
-NO_LAYOUT: Final = (0, 0, 0, _NEVER, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+NO_LAYOUT: Final[Any] = tuple(
+    np.int64(value) for value in (0, 0, 0, _NEVER, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+)
 
 
 @njit(nogil=True, cache=True)

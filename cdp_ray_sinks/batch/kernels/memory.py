@@ -23,8 +23,8 @@ Load: TypeAlias = Callable[[Any, int], int]
 Store: TypeAlias = Callable[[Any, int, int], None]
 
 
-def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """The address of byte args[1] of args[0], an array or an address."""
+def pointer_to(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """The address of byte args[1] of args[0], an array or an address; for intrinsics."""
     if isinstance(signature.args[0], types.Integer):
         index = context.cast(builder, args[1], signature.args[1], types.intp)
         base = context.cast(builder, args[0], signature.args[0], types.intp)
@@ -46,7 +46,7 @@ def _make_load(bits: int, result: Any, big_endian: bool) -> Callable[..., Any]:
         signature = result(array, position)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _pointer(context, builder, signature, args)
+            pointer = pointer_to(context, builder, signature, args)
             typed = builder.bitcast(pointer, ir.IntType(bits).as_pointer())
             value = builder.load(typed)
             value.align = 1
@@ -64,7 +64,7 @@ def _make_store(bits: int, big_endian: bool) -> Callable[..., Any]:
         signature = types.void(array, position, value)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _pointer(context, builder, signature, args)
+            pointer = pointer_to(context, builder, signature, args)
             typed = builder.bitcast(pointer, ir.IntType(bits).as_pointer())
             unsigned = types.Integer.from_bitwidth(bits, False)
             number = context.cast(builder, args[2], signature.args[2], unsigned)
@@ -137,7 +137,7 @@ def _copy_bytes(
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         def at(array: int, position: int) -> Any:
             parts = types.void(signature.args[array], signature.args[position])
-            return _pointer(context, builder, parts, (args[array], args[position]))
+            return pointer_to(context, builder, parts, (args[array], args[position]))
 
         length = context.cast(builder, args[4], signature.args[4], types.intp)
         cgutils.raw_memcpy(builder, at(0, 1), at(2, 3), length, 1)  # type: ignore[no-untyped-call]
@@ -162,10 +162,10 @@ def _make_copy(vector_bytes: int) -> Callable[..., Any]:
             to = types.void(signature.args[0], signature.args[1])
             out = types.void(signature.args[2], signature.args[3])
             value = builder.load(
-                builder.bitcast(_pointer(context, builder, out, args[2:4]), vector)
+                builder.bitcast(pointer_to(context, builder, out, args[2:4]), vector)
             )
             value.align = 1
-            target_at = builder.bitcast(_pointer(context, builder, to, args[0:2]), vector)
+            target_at = builder.bitcast(pointer_to(context, builder, to, args[0:2]), vector)
             builder.store(value, target_at).align = 1
             return context.get_dummy_value()
 
@@ -183,7 +183,7 @@ copy_32: Callable[[Any, int, Any, int], None] = intrinsic(_make_copy(32))
 def _make_prefetch(is_write: bool) -> Callable[..., Any]:
     def prefetch(typingctx: Any, array: Any, position: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _pointer(context, builder, signature, args)
+            pointer = pointer_to(context, builder, signature, args)
             number = ir.IntType(32)
             kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
             declared = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
