@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cdp_ray_sinks.sinks.base import Sink, SinkConfig, SinkContext
     from cdp_ray_sinks.sinks.disk_binary import DiskBinaryConfig, DiskBinarySink
     from cdp_ray_sinks.sinks.null import NullConfig, NullSink
+    from cdp_ray_sinks.sinks.stdout import StdoutConfig, StdoutSink
     from cdp_ray_sinks.sources.synthetic import SyntheticConfig
     from cdp_ray_sinks.sources.tcp import TcpConfig
     from cdp_ray_sinks.writers.binary import (
@@ -70,6 +71,8 @@ __all__ = [
     "SinkConfig",
     "SinkContext",
     "SinkError",
+    "StdoutConfig",
+    "StdoutSink",
     "SyntheticConfig",
     "TcpConfig",
     "TerminalError",

@@ -31,6 +31,7 @@ MODULES: Final = {
     "cdp_ray_sinks.sinks.base": ("Sink", "SinkConfig", "SinkContext"),
     "cdp_ray_sinks.sinks.disk_binary": ("DiskBinaryConfig", "DiskBinarySink"),
     "cdp_ray_sinks.sinks.null": ("NullConfig", "NullSink"),
+    "cdp_ray_sinks.sinks.stdout": ("StdoutConfig", "StdoutSink"),
     "cdp_ray_sinks.sources.synthetic": ("SyntheticConfig",),
     "cdp_ray_sinks.sources.tcp": ("TcpConfig",),
     "cdp_ray_sinks.writers.binary": (

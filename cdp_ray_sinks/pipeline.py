@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from cdp_ray_sinks.actors.supervisor import (
     producer_limits,
     warm_kernels,
 )
+from cdp_ray_sinks.batch.safe_text import printer_to
 from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.delivery.flights import SinkTally
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
@@ -58,17 +60,27 @@ class Progress:
     in_flight_bytes: int
 
 
+class LinesLostError(CdpError):
+    """What a sink would print can't be printed; its text names the sink and the reason."""
+
+
 class Pipeline:
     """A pipeline from its configuration; a context manager that starts, drains and stops.
 
-    `report` is told in a sentence what takes time, such as compiling kernels.
+    `report` is told in a sentence what takes time, such as compiling kernels. `print_text`
+    prints the lines of sinks that have some, on stdout by default; a thread calls it.
     """
 
-    def __init__(self, config: PipelineConfig, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        report: Callable[[str], None] | None = None,
+        print_text: Callable[[str], None] | None = None,
+    ) -> None:
         self.config = config
         self._report = report or (lambda text: None)
         self._state_dir = config.pipeline.state_dir or default_state_dir(config)
-        self._supervisor = Supervisor(config, self._state_dir)
+        self._supervisor = Supervisor(config, self._state_dir, print_text or printer_to(sys.stdout))
         self._producers: dict[str, Producer] = {}
         self._source_reports: dict[str, dict[str, Any]] = {}
         self._lane_reports: dict[str, list[dict[str, Any]]] = {}
@@ -144,9 +156,13 @@ class Pipeline:
     ) -> None:
         """Return when every source has finished, or when `stop` is set.
 
-        Raises SourceFailedError when a source failed or its process was lost for good.
+        Raises SourceFailedError when a source failed or its process was lost for good, and
+        LinesLostError when lines can't be printed any more.
         """
         while stop is None or not stop.is_set():
+            problem = self._supervisor.printing_problem()
+            if problem is not None:
+                raise LinesLostError(problem)
             progress = self._poll()
             if on_progress is not None:
                 on_progress(progress)
@@ -161,7 +177,8 @@ class Pipeline:
         """Stop the sources, settle everything, close the sinks.
 
         Raises DrainTimeoutError when the deadline passed with batches unsettled, or with a
-        sink that could not be closed; what is durable then stays so.
+        sink that could not be closed; what is durable then stays so. Raises LinesLostError
+        when lines could not be printed.
         """
         if self._is_drained or not self._is_started:
             return
@@ -178,6 +195,9 @@ class Pipeline:
         if unsettled or problems:
             text = [f"{unsettled} batches unsettled after {deadline_s:g} s"] if unsettled else []
             raise DrainTimeoutError("; ".join([*text, *problems]), unsettled)
+        problem = self._supervisor.printing_problem()
+        if problem is not None:
+            raise LinesLostError(problem)
 
     def _drain_producers(self, until: float) -> int:
         left_s = max(0.1, until - time.monotonic())

@@ -17,12 +17,13 @@ from cdp_ray_sinks.clock import SystemClock
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.dead_letters import DeadLetterArchive
 from cdp_ray_sinks.delivery.lane import Lane
+from cdp_ray_sinks.delivery.line_buffer import Cursor, LineBuffer
 from cdp_ray_sinks.delivery.push import LOST, Payload, is_inline
 from cdp_ray_sinks.delivery.wire import decode_call, encode_answer
 from cdp_ray_sinks.errors import ConfigError, SinkError, TransientError
 from cdp_ray_sinks.sinks.base import SinkContext
 
-CONCURRENCY_GROUPS = {"data": 16, "control": 4}
+CONCURRENCY_GROUPS = {"data": 16, "control": 4, "lines": 1}
 
 
 class LaneActor:
@@ -35,12 +36,16 @@ class LaneActor:
         self._opened = threading.Event()
         self._open_error: Exception | None = None
         self._is_populated = not spec.populate_object_store
+        self._lines: LineBuffer | None = None
         self._lane = self._new_lane()
         self._opener = threading.Thread(target=self._open, name="lane-opener", daemon=True)
         self._opener.start()
 
     def _new_lane(self) -> Lane:
-        sink = self._spec.config.build(SinkContext(self._spec.sink_name, self._clock))
+        config = self._spec.config
+        if config.prints_lines:
+            self._lines = LineBuffer(random.getrandbits(62) + 1)
+        sink = config.build(SinkContext(self._spec.sink_name, self._clock, line_out=self._lines))
         dead_letters = DeadLetterArchive(
             Path(self._spec.dead_letter_dir), self._spec.sink_name, self._clock
         )
@@ -105,6 +110,13 @@ class LaneActor:
         for place in lost:
             outcomes.insert(place, LOST)
         return encode_answer(outcomes)
+
+    @ray.method(concurrency_group="lines")
+    def take_lines(self, after: Cursor, wait_ms: int) -> tuple[Cursor, list[str]]:
+        """Lines to be printed behind `after`, up to which all were; see `LineBuffer.take`."""
+        if self._lines is None:
+            raise ConfigError(f"sink {self._spec.sink_name!r} prints no lines")
+        return self._lines.take(after, wait_ms)
 
     @ray.method(concurrency_group="control")
     def identity(self) -> Identity:

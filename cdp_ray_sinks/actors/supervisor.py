@@ -18,6 +18,7 @@ import ray
 
 from cdp_ray_sinks.actors import lane_actor, source_actor
 from cdp_ray_sinks.actors.lane_actor import LaneActor
+from cdp_ray_sinks.actors.line_printing import LinePrinting
 from cdp_ray_sinks.actors.router_actor import RouterActor
 from cdp_ray_sinks.actors.sink_actor import SinkActor
 from cdp_ray_sinks.actors.source_actor import SourceActor
@@ -59,8 +60,11 @@ def producer_limits(config: PipelineConfig) -> dict[str, int]:
 class Supervisor:
     """The actors of one pipeline."""
 
-    def __init__(self, config: PipelineConfig, state_dir: Path) -> None:
+    def __init__(
+        self, config: PipelineConfig, state_dir: Path, print_text: Callable[[str], None]
+    ) -> None:
         self._config = config
+        self._print_text = print_text
         self._name = config.pipeline.name
         self._state_dir = state_dir
         self._stopped = threading.Event()
@@ -71,6 +75,7 @@ class Supervisor:
         self._assigned: dict[str, dict[int, int]] = {}
         self._retired_at_s: dict[str, float] = {}
         self._watchers: list[threading.Thread] = []
+        self._printing: list[LinePrinting] = []
         self.router: Any = None
         self.sources: dict[str, Any] = {}
 
@@ -110,6 +115,10 @@ class Supervisor:
             ray.get([lane.ready.remote(READY_TIMEOUT_S) for lane in opening])
         except ConfigError as error:
             raise ConfigError(str(getattr(error, "cause", error))) from None
+        for name, lane in self._lanes.items():
+            if self._config.active_sinks()[name].prints_lines:
+                self._printing.append(LinePrinting(name, lane, self._print_text))
+                self._printing[-1].start()
         for name in self._sink_actors:
             watcher = threading.Thread(
                 target=self._watch, args=(name,), name=f"watch-{name}", daemon=True
@@ -249,6 +258,10 @@ class Supervisor:
         self._assigned[sink_name] = {w: c for w, c in assigned.items() if c != chain}
         ray.get(actor.retired.remote(chain))
 
+    def printing_problem(self) -> str | None:
+        """Why the lines of a sink can't be printed any more, None while they can."""
+        return next((each.problem for each in self._printing if each.problem), None)
+
     def reports(self) -> dict[str, list[dict[str, Any]]]:
         """Each sink's lanes' reports; a lane that does not answer in time is left out."""
         asked = [(name, lane.report.remote()) for name, lane in self._all_lanes()]
@@ -284,12 +297,16 @@ class Supervisor:
     def kill_all(self) -> None:
         """Take every actor down at once. Safe to call twice."""
         self._stopped.set()
+        for printing in self._printing:
+            printing.stop()
         actors = [*self.sources.values(), self.router, *self._sink_actors.values()]
         actors += [lane for _, lane in self._all_lanes()]
         for actor in actors:
             if actor is not None:
                 with contextlib.suppress(ray.exceptions.RayError, ValueError):
                     ray.kill(actor, no_restart=True)
+        for printing in self._printing:
+            printing.join()
         self.sources, self.router = {}, None
         for watcher in self._watchers:
             watcher.join(REPORT_TIMEOUT_S)

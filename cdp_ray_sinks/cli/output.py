@@ -8,27 +8,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+from cdp_ray_sinks.batch.safe_text import escaped as escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-_SHORT_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_UNSAFE: Final = [
-    *range(0x20),
-    *range(0x7F, 0xA0),  # DEL and C1
-    *range(0x2028, 0x202F),  # line ends and the bidirectional overrides
-    *range(0x2066, 0x206A),
-]
-_ESCAPES: Final = {
-    code: _SHORT_ESCAPES.get(chr(code), f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
-    for code in _UNSAFE
-}
-
-
-def escaped(text: str) -> str:
-    """Text of a client, safe to print on one line of a terminal."""
-    return text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode()
 
 
 def to_json(value: object) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from cdp_ray_sinks.batch.safe_text import printer_to
 from cdp_ray_sinks.cli.output import (
     bytes_text,
     count_text,
@@ -23,8 +24,8 @@ from cdp_ray_sinks.cli.output import (
     stderr_console,
 )
 from cdp_ray_sinks.cli.running import noted, notes_folder, use_auth_token
-from cdp_ray_sinks.config import load
-from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
+from cdp_ray_sinks.config import PipelineConfig, load
+from cdp_ray_sinks.errors import CdpError, ConfigError
 from cdp_ray_sinks.placeholders import paths_in
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
     from cdp_ray_sinks.pipeline import Pipeline
 
     with results_apart() as results:
-        pipeline = Pipeline(config, report=say)
+        print_text = printer_to(sys.stderr if as_json else results)
+        pipeline = Pipeline(config, report=say, print_text=print_text)
         stop = threading.Event()
         try:
             say(f"starting pipeline {config.pipeline.name!r}")
@@ -85,7 +87,7 @@ def _run_and_drain(
     with _signals_set(stop), _timer(stop, duration_s), note:
         say(f"running on {pipeline.address}; Ctrl-C drains and leaves")
         try:
-            with _watching() as watcher:
+            with _watching(pipeline.config) as watcher:
                 pipeline.wait(watcher, stop)
         except ConfigError:
             raise
@@ -95,7 +97,7 @@ def _run_and_drain(
             say("draining; Ctrl-C now leaves at once")
         try:
             pipeline.drain()
-        except DrainTimeoutError as error:
+        except CdpError as error:
             failure = failure or error
     return failure
 
@@ -139,10 +141,14 @@ def _timer(stop: threading.Event, duration_s: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _watching() -> Iterator[Watcher | None]:
-    """What shows progress: a line per source on a terminal, nothing elsewhere."""
+def _watching(config: PipelineConfig) -> Iterator[Watcher | None]:
+    """What shows progress: a line per source on a terminal, nothing elsewhere.
+
+    Nothing either where a sink prints lines: they are the progress.
+    """
     console = stderr_console()
-    if not console.is_terminal:
+    prints_lines = any(sink.prints_lines for sink in config.active_sinks().values())
+    if prints_lines or not console.is_terminal:
         yield None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

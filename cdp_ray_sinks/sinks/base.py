@@ -6,6 +6,7 @@ Retries, acknowledgements, deduplication, counters and timing stand around it, i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -62,13 +63,29 @@ class KeepsLedger(Protocol):
         ...
 
 
+class LineOut(Protocol):
+    """Takes lines that are to be printed where a person is, in order."""
+
+    def put(self, lines: Sequence[str], timeout_ms: int) -> bool:
+        """Hand over lines, each with its end; False if there was no room in time for them."""
+        ...
+
+    def settle(self, timeout_ms: int) -> bool:
+        """Wait until all that was handed over is printed; False if that took too long."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SinkContext:
-    """What surrounds a sink when it is built on its node."""
+    """What surrounds a sink when it is built on its node.
+
+    `line_out` is there for sinks whose config says `prints_lines`.
+    """
 
     name: str
     clock: Clock = SystemClock()  # noqa: RUF009 - stateless
     state_dir: Path | None = None
+    line_out: LineOut | None = None
 
 
 class SinkConfig(BaseModel):
@@ -78,6 +95,8 @@ class SinkConfig(BaseModel):
 
     one_lane_per_workspace: ClassVar[bool] = False
     """True for sinks that write files: each workspace has a chain of its own."""
+    prints_lines: ClassVar[bool] = False
+    """True for sinks whose lines the driver prints."""
 
     type: str
     enabled: bool = True

@@ -12,6 +12,7 @@ from cdp_ray_sinks.validation import validated
 
 SINKS: Final[Mapping[str, str]] = {
     "null": "cdp_ray_sinks.sinks.null:NullConfig",
+    "stdout": "cdp_ray_sinks.sinks.stdout:StdoutConfig",
     "disk_binary": "cdp_ray_sinks.sinks.disk_binary:DiskBinaryConfig",
 }
 

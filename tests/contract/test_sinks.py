@@ -16,6 +16,7 @@ ReadBack = Callable[[], Sequence[int]] | None
 # How each type is configured for a test, and how its destination is read back.
 DESTINATIONS: dict[str, Callable[[Path], tuple[dict[str, Any], ReadBack]]] = {
     "null": lambda folder: ({}, None),
+    "stdout": lambda folder: ({}, None),
     "disk_binary": lambda folder: ({"path": folder}, lambda: numbers_in(folder)),
 }
 
