@@ -38,7 +38,7 @@ def kernel_rows(settings: Settings) -> Iterator[Row]:
 
 def _decoder(batches: list[Batch]) -> Callable[[int], int]:
     buffers = DecodeBuffers()
-    return lambda number: decode_events(batches[number], buffers=buffers).table.num_rows
+    return lambda number: int(decode_events(batches[number], buffers=buffers).table.num_rows)
 
 
 def _encoder(batches: list[Batch], shape: str) -> Callable[[int], int]:
@@ -52,7 +52,7 @@ def _encoder(batches: list[Batch], shape: str) -> Callable[[int], int]:
             table["event_name"], table["service"], table["payload"],
             events_per_message=PER_MESSAGE[shape], out=room,
         )  # fmt: skip
-        return table.num_rows
+        return int(table.num_rows)
 
     return encode
 
