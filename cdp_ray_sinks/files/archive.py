@@ -83,14 +83,17 @@ class VerifyReport:
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"damaged": places}
 
 
-def segments(path: str | Path, workspace: int | None = None) -> Iterator[SegmentInfo]:
+def segments(
+    path: str | Path, workspace: int | None = None, wanted: Callable[[Path], bool] | None = None
+) -> Iterator[SegmentInfo]:
     """The segments under `path`, by workspace, date, hour and then in order of writing.
 
     `path` is an archive's base directory, any directory in it, or one segment. Hidden
-    directories are left out. Raises OSError, FileNotFoundError if there is no `path`.
+    directories are left out, and so is what is not `wanted`, before it is looked at. Raises
+    OSError, FileNotFoundError if there is no `path`.
     """
     for found in _walk(Path(path), workspace, _raise):
-        if found.exists():
+        if (wanted is None or wanted(found)) and found.exists():
             yield segment_info(found)
 
 

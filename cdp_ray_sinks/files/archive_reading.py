@@ -9,10 +9,10 @@ from typing import Final
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.errors import CorruptSegmentError
 from cdp_ray_sinks.files.archive import SegmentInfo, segments
-from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX, PLAIN_SUFFIX, Report
+from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX, PLAIN_SUFFIX, Report, index_path_of
 from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX, RecordScan
 from cdp_ray_sinks.files.segment_opening import RecordSegment, open_segment
-from cdp_ray_sinks.files.segment_path import parse_place
+from cdp_ray_sinks.files.segment_path import parse_name, parse_place
 from cdp_ray_sinks.files.selection import Selection
 
 ALL: Final = Selection()
@@ -25,24 +25,25 @@ def selected_segments(path: str | Path, selection: Selection = ALL) -> Iterator[
     partition is believed only where there is a commit index: other software cuts its hours
     otherwise. Raises OSError, FileNotFoundError if there is no `path`.
     """
-    path = Path(path)
-    for info in segments(path):
-        if info.path == path:  # asked for by its name
-            yield info
-            continue
-        holds_records = info.name.suffix.removesuffix(LZ4_SUFFIX) == PLAIN_SUFFIX
-        if holds_records and _may_hold(info, selection):
-            yield info
+    named = Path(path)
+
+    def may_hold(found: Path) -> bool:
+        return found == named or _may_hold(found, selection)
+
+    yield from segments(named, wanted=may_hold)
 
 
-def _may_hold(info: SegmentInfo, selection: Selection) -> bool:
-    wanted = selection.workspaces
-    if wanted is not None and info.workspace_id is not None and info.workspace_id not in wanted:
+def _may_hold(path: Path, selection: Selection) -> bool:
+    name, place = parse_name(path.name), parse_place(path)
+    if name is None or name.suffix.removesuffix(LZ4_SUFFIX) != PLAIN_SUFFIX:
         return False
-    place = parse_place(info.path)
-    if info.index_path is None or place.starts_at_ms is None or place.ends_at_ms is None:
+    wanted = selection.workspaces
+    if wanted is not None and place.workspace_id is not None and place.workspace_id not in wanted:
+        return False
+    if place.starts_at_ms is None or place.ends_at_ms is None:
         return True
-    return selection.may_hold_partition(place.starts_at_ms, place.ends_at_ms)
+    is_asked_for = selection.may_hold_partition(place.starts_at_ms, place.ends_at_ms)
+    return is_asked_for or not index_path_of(path).exists()
 
 
 def read_batches(
