@@ -19,21 +19,27 @@ if TYPE_CHECKING:
         TerminalError,
         TransientError,
     )
+    from cdp_ray_sinks.files.archive_reading import read_batches
     from cdp_ray_sinks.files.buffer_pool import BufferPool
     from cdp_ray_sinks.files.rotation import AtomicRotationSink, RotationConfig, RotationInterval
+    from cdp_ray_sinks.files.selection import Selection
     from cdp_ray_sinks.pipeline import Pipeline
     from cdp_ray_sinks.sinks.base import Sink, SinkConfig, SinkContext
     from cdp_ray_sinks.sinks.disk_binary import DiskBinaryConfig, DiskBinarySink
+    from cdp_ray_sinks.sinks.disk_plaintext import DiskPlaintextConfig, DiskPlaintextSink
     from cdp_ray_sinks.sinks.null import NullConfig, NullSink
     from cdp_ray_sinks.sinks.stdout import StdoutConfig, StdoutSink
     from cdp_ray_sinks.sources.synthetic import SyntheticConfig
     from cdp_ray_sinks.sources.tcp import TcpConfig
     from cdp_ray_sinks.writers.binary import (
+        BinaryLz4Writer,
         BinaryReader,
         BinaryWriter,
         MessageMetadata,
         SeekableBinaryReader,
     )
+    from cdp_ray_sinks.writers.lz4_frames import Lz4Settings
+    from cdp_ray_sinks.writers.plaintext import PlainTextLz4Writer, PlainTextWriter
 else:
     # Each name is loaded when first asked for: see there.
     from cdp_ray_sinks.exports import load_public as __getattr__  # noqa: F401 - a module hook
@@ -44,6 +50,7 @@ __all__ = [
     "BatchBuilder",
     "BatchHeader",
     "BatchId",
+    "BinaryLz4Writer",
     "BinaryReader",
     "BinaryWriter",
     "BufferPool",
@@ -53,20 +60,26 @@ __all__ = [
     "DeliveryConfig",
     "DiskBinaryConfig",
     "DiskBinarySink",
+    "DiskPlaintextConfig",
+    "DiskPlaintextSink",
     "DrainTimeoutError",
     "EventType",
     "LogLevel",
+    "Lz4Settings",
     "MalformedMessageError",
     "MessageMetadata",
     "NullConfig",
     "NullSink",
     "Pipeline",
     "PipelineConfig",
+    "PlainTextLz4Writer",
+    "PlainTextWriter",
     "RotationConfig",
     "RotationInterval",
     "RoutingConfig",
     "SchemaType",
     "SeekableBinaryReader",
+    "Selection",
     "Sink",
     "SinkConfig",
     "SinkContext",
@@ -82,4 +95,5 @@ __all__ = [
     "decode_logs",
     "encode_events",
     "encode_logs",
+    "read_batches",
 ]

@@ -25,21 +25,27 @@ MODULES: Final = {
         "TerminalError",
         "TransientError",
     ),
+    "cdp_ray_sinks.files.archive_reading": ("read_batches",),
     "cdp_ray_sinks.files.buffer_pool": ("BufferPool",),
     "cdp_ray_sinks.files.rotation": ("AtomicRotationSink", "RotationConfig", "RotationInterval"),
+    "cdp_ray_sinks.files.selection": ("Selection",),
     "cdp_ray_sinks.pipeline": ("Pipeline",),
     "cdp_ray_sinks.sinks.base": ("Sink", "SinkConfig", "SinkContext"),
     "cdp_ray_sinks.sinks.disk_binary": ("DiskBinaryConfig", "DiskBinarySink"),
+    "cdp_ray_sinks.sinks.disk_plaintext": ("DiskPlaintextConfig", "DiskPlaintextSink"),
     "cdp_ray_sinks.sinks.null": ("NullConfig", "NullSink"),
     "cdp_ray_sinks.sinks.stdout": ("StdoutConfig", "StdoutSink"),
     "cdp_ray_sinks.sources.synthetic": ("SyntheticConfig",),
     "cdp_ray_sinks.sources.tcp": ("TcpConfig",),
     "cdp_ray_sinks.writers.binary": (
+        "BinaryLz4Writer",
         "BinaryReader",
         "BinaryWriter",
         "MessageMetadata",
         "SeekableBinaryReader",
     ),
+    "cdp_ray_sinks.writers.lz4_frames": ("Lz4Settings",),
+    "cdp_ray_sinks.writers.plaintext": ("PlainTextLz4Writer", "PlainTextWriter"),
 }
 _HOMES: Final = {name: module for module, names in MODULES.items() for name in names}
 

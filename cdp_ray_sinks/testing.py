@@ -7,8 +7,10 @@ it before it goes behind an actor.
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import lz4.frame
 import numpy as np
@@ -80,9 +82,7 @@ def numbers_in(base: Path) -> list[int]:
     """
     found = []
     for path in sorted([*base.rglob("*.bin"), *base.rglob("*.bin.lz4")]):
-        position = 0
-        with lz4.frame.open(path) if path.suffix == ".lz4" else path.open("rb") as file:
-            data: bytes = file.read()
+        data, position = _content(path), 0
         while position < len(data):
             size_at = position + METADATA_BYTES
             message_at = size_at + LENGTH_BYTES
@@ -92,6 +92,49 @@ def numbers_in(base: Path) -> list[int]:
             found.append(int.from_bytes(data[message_at : message_at + 8], "little"))
             position = end
     return found
+
+
+def numbers_in_lines(base: Path) -> list[int]:
+    """The numbers of all raw lines in the .log and .log.lz4 files under `base`, in file order.
+
+    Raises ValueError for a torn or any other line.
+    """
+    found = []
+    for path in sorted([*base.rglob("*.log"), *base.rglob("*.log.lz4")]):
+        lines = _content(path).split(b"\n")
+        if lines.pop():
+            raise ValueError(f"{path} is torn in its last line")
+        for line in lines:
+            match = _RAW_LINE.match(line)
+            if match is None:
+                raise ValueError(f"{path}: not a raw line: {line[:200]!r}")
+            message = bytes.fromhex(match[1].decode()) if match[1] else _unescaped(match[2])
+            found.append(int.from_bytes(message[:8], "little"))
+    return found
+
+
+_RAW_LINE: Final = re.compile(
+    rb"\[[^]]+\] \[RAW\] source_ip=[0-9.]+ msg_len=\d+ payload=(?:0x([0-9a-f]{16})|(.{,64}))"
+)
+
+
+def _unescaped(text: bytes) -> bytes:
+    """The bytes behind the beginning of an escaped value."""
+    short = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\"}
+    return re.sub(
+        rb"\\(?:x(..)|(.))",
+        lambda match: short[match[2]] if match[2] else chr(int(match[1], 16)).encode(),
+        text,
+    )
+
+
+def _content(path: Path) -> bytes:
+    """A file's content, decompressed if it says so; no frame at all is no content."""
+    if path.stat().st_size == 0:
+        return b""
+    with lz4.frame.open(path) if path.suffix == ".lz4" else path.open("rb") as file:
+        data: bytes = file.read()
+    return data
 
 
 def check_sink(

@@ -106,6 +106,16 @@ class Batch:
         for start, end in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
             yield view[start + RECORD_PREFIX_BYTES : end]
 
+    def offsets_fit(self) -> bool:
+        """Whether the offsets cut exactly the records into as many as the header says."""
+        offsets = self.offsets
+        return (
+            len(offsets) == self.header.message_count + 1
+            and int(offsets[0]) == 0
+            and int(offsets[-1]) == int(offsets.max()) == len(self.records)
+            and bool((offsets[1:] >= offsets[:-1] + np.uint64(RECORD_PREFIX_BYTES)).all())
+        )
+
     def to_pack(self) -> Pack:
         """The pack that holds just this batch; its header must have both starts at 0."""
         return Pack(self.records, self.offsets, self.pattern_ids)

@@ -14,6 +14,7 @@ SINKS: Final[Mapping[str, str]] = {
     "null": "cdp_ray_sinks.sinks.null:NullConfig",
     "stdout": "cdp_ray_sinks.sinks.stdout:StdoutConfig",
     "disk_binary": "cdp_ray_sinks.sinks.disk_binary:DiskBinaryConfig",
+    "disk_plaintext": "cdp_ray_sinks.sinks.disk_plaintext:DiskPlaintextConfig",
 }
 
 

@@ -59,13 +59,7 @@ class StdoutSink:
 
     def write(self, batch: Batch) -> None:
         """Accept a batch. Raises TerminalError if it contradicts itself."""
-        offsets = batch.offsets
-        if (
-            len(offsets) != batch.header.message_count + 1
-            or int(offsets[0]) != 0
-            or int(offsets[-1]) != len(batch.records)
-            or bool((offsets[1:] < offsets[:-1]).any())
-        ):
+        if not batch.offsets_fit():
             raise TerminalError(f"batch {batch.header.batch_id}: its offsets do not fit its bytes")
         self._accepted.append(batch)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cdp_ray_sinks.sinks.registry import SINKS, load_config
-from cdp_ray_sinks.testing import FakeClock, check_sink, numbers_in
+from cdp_ray_sinks.testing import FakeClock, check_sink, numbers_in, numbers_in_lines
 
 ReadBack = Callable[[], Sequence[int]] | None
 
@@ -18,6 +18,7 @@ DESTINATIONS: dict[str, Callable[[Path], tuple[dict[str, Any], ReadBack]]] = {
     "null": lambda folder: ({}, None),
     "stdout": lambda folder: ({}, None),
     "disk_binary": lambda folder: ({"path": folder}, lambda: numbers_in(folder)),
+    "disk_plaintext": lambda folder: ({"path": folder}, lambda: numbers_in_lines(folder)),
 }
 
 # Options that make a type write otherwise; the promises are checked with each of them too.
@@ -27,6 +28,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"compression": "lz4", "lz4_preset": "fast", "fsync": "off"},
         {"compression": "lz4", "lz4_preset": "max", "lz4_level": 3, "rotation": "daily"},
     ],
+    "disk_plaintext": [{"compression": "lz4", "fsync": "off"}, {"buffer_bytes": 65_536}],
 }
 
 

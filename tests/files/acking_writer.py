@@ -1,7 +1,8 @@
 """A process that commits batches and says which are acknowledged, until it is killed.
 
-Arguments: base directory, seed, first sequence, "shared", "own" or "lz4". One line per commit: the
-sequences it made durable. A line `fenced` if another writer came.
+Arguments: base directory, seed, first sequence, and "shared", "own", "lz4", "text" or
+"text_lz4". One line per commit: the sequences it made durable. A line `fenced` if another
+writer came.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -35,6 +37,15 @@ def batch_of(sequence: int, filler_bytes: int) -> Batch:
     return Batch(header, records, np.array([0, len(records)], np.uint64))
 
 
+def writer_of(mode: str) -> Any:
+    """The writer of a mode; kernels are loaded only where they are needed."""
+    if mode.startswith("text"):
+        from cdp_ray_sinks.writers.plaintext import PlainTextLz4Writer, PlainTextWriter
+
+        return PlainTextWriter() if mode == "text" else PlainTextLz4Writer()
+    return BinaryLz4Writer() if mode == "lz4" else BinaryWriter()
+
+
 def main() -> None:
     """Write until the end of time."""
     base, seed, sequence, mode = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -42,7 +53,7 @@ def main() -> None:
     options = ChainOptions(
         RotationPolicy(segment_bytes_max=40_000), shared_file_system=mode == "shared", lease_s=1
     )
-    chain = Chain(base, 42, BinaryLz4Writer() if mode == "lz4" else BinaryWriter(), options)
+    chain = Chain(base, 42, writer_of(mode), options)
     chain.open()
     print("open", chain.epoch, flush=True)
     while True:
