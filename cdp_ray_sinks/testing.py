@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +45,36 @@ class FakeClock:
         """Move on by so much, at once."""
         self._now_ms += duration_ms
         self._monotonic_ms += duration_ms
+
+
+class KeptTicket:
+    """The ticket of a batch that was kept: done at once."""
+
+    def done(self) -> bool:
+        """Always."""
+        return True
+
+    def result(self, timeout_s: float | None = None) -> Mapping[str, str]:
+        """No sink has anything to say."""
+        return {}
+
+
+class BatchKeeper:
+    """Takes batches from a source in the producer's place and keeps copies of them."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def submit(self, batch: Batch) -> KeptTicket:
+        """Keep a copy; the caller's buffers are free on return."""
+        self.batches.append(
+            Batch(batch.header, batch.records.copy(), batch.offsets.copy(), batch.pattern_ids)
+        )
+        return KeptTicket()
+
+    def submit_packed(self, batches: Sequence[Batch]) -> Sequence[KeptTicket]:
+        """Keep a copy of each."""
+        return [self.submit(batch) for batch in batches]
 
 
 def numbered_batch(

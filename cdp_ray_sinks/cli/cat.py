@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from cdp_ray_sinks.cli.archive_reading import batches_of, files_of
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.cli.archive_reading import batches_of, check_paths, new_batches_of
 from cdp_ray_sinks.cli.events import events_of
 from cdp_ray_sinks.cli.output import escaped, say, to_json, wants_colour
+from cdp_ray_sinks.clock import SystemClock
+from cdp_ray_sinks.files.archive_reading import ALL
+from cdp_ray_sinks.files.selection import Selection
 
 DIM: Final = "2"
 CYAN: Final = "36"
@@ -40,8 +44,17 @@ _SHOWN_APART: Final = {
 }
 
 
-def cat_archives(paths: Sequence[Path], limit: int | None, as_json: bool) -> int:
-    """Print up to `limit` events; 1 if something could not be read."""
+def cat_archives(
+    paths: Sequence[Path],
+    limit: int | None,
+    as_json: bool,
+    selection: Selection = ALL,
+    follow: bool = False,
+) -> int:
+    """Print up to `limit` selected events; 1 if something could not be read.
+
+    With `follow` events are printed as they land, until Ctrl-C.
+    """
     damaged = 0
 
     def on_damage(text: str) -> None:
@@ -49,15 +62,23 @@ def cat_archives(paths: Sequence[Path], limit: int | None, as_json: bool) -> int
         damaged += 1
         say(f"damaged: {text}")
 
+    check_paths(paths)
     colour = wants_colour()
-    events = (
-        event
-        for _, batch in batches_of(files_of(paths), on_damage)
-        for event in events_of(batch, on_damage)
+    batches: Iterable[Batch] = (
+        new_batches_of(paths, on_damage, selection, SystemClock())
+        if follow
+        else (batch for _, batch in batches_of(paths, on_damage, selection))
     )
-    for event in islice(events, limit):
-        line = to_json(event) if as_json else event_line(event, colour)
-        sys.stdout.write(line + "\n")
+    events = (event for batch in batches for event in events_of(batch, on_damage, selection))
+    try:
+        for event in islice(events, limit):
+            line = to_json(event) if as_json else event_line(event, colour)
+            sys.stdout.write(line + "\n")
+            if follow:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not follow:
+            raise
     return 1 if damaged else 0
 
 

@@ -27,7 +27,10 @@ from cdp_ray_sinks.batch.enums import (
     SpanStatus,
     Temporality,
 )
+from cdp_ray_sinks.cli.archive_reading import wanted_rows
 from cdp_ray_sinks.errors import MalformedMessageError
+from cdp_ray_sinks.files.archive_reading import ALL
+from cdp_ray_sinks.files.selection import Selection
 
 Plain = dict[str, Any]
 
@@ -44,8 +47,10 @@ DEPTH_MAX: Final = 200
 _UUIDS: Final = {"device_id", "session_id"}
 
 
-def events_of(batch: Batch, on_damage: Callable[[str], None]) -> Iterator[Plain]:
-    """Each event, log entry, metric, span or snapshot of a batch, in the order of the bytes.
+def events_of(
+    batch: Batch, on_damage: Callable[[str], None], selection: Selection = ALL
+) -> Iterator[Plain]:
+    """Each selected event, log entry, metric, span or snapshot of a batch, in byte order.
 
     Messages that do not decode are left out and reported to `on_damage`, one text each.
     A message of an unknown schema comes out whole, as hex.
@@ -57,8 +62,14 @@ def events_of(batch: Batch, on_damage: Callable[[str], None]) -> Iterator[Plain]
 
     schema = _name(SchemaType, header.schema_type).lower()
     event_types = LogEventType if header.schema_type == SchemaType.LOG else EventType
-    for row in _rows(batch, tell):
+    for row in _rows(batch, tell, selection):
         row.pop("message_index", None)
+        happened_ms = row.get("timestamp", row.get("timestamp_ms"))
+        if happened_ms is None and "timestamp_ns" in row:
+            happened_ms = int(row["timestamp_ns"]) // 1_000_000
+        is_by_event = selection.time == "event" and selection.has_range
+        if is_by_event and happened_ms is not None and not selection.holds_time(happened_ms):
+            continue
         plain: Plain = {"workspace_id": header.workspace_id, "schema": schema}
         for key, value in row.items():
             if key == "timestamp":
@@ -72,7 +83,7 @@ def events_of(batch: Batch, on_damage: Callable[[str], None]) -> Iterator[Plain]
         yield plain
 
 
-def _rows(batch: Batch, on_damage: Callable[[str], None]) -> Iterable[Plain]:
+def _rows(batch: Batch, on_damage: Callable[[str], None], selection: Selection) -> Iterable[Plain]:
     """Rows as the decoder of the batch's schema names their fields."""
 
     def tell(message: int, error: MalformedMessageError) -> None:
@@ -84,7 +95,8 @@ def _rows(batch: Batch, on_damage: Callable[[str], None]) -> Iterable[Plain]:
             decoded = decode_events(batch) if is_event else decode_logs(batch)
             for text in decoded.damage_texts():
                 on_damage(text)
-            rows: list[Plain] = decoded.table.to_pylist()
+            table = wanted_rows(decoded.table, batch.header.schema_type, selection)
+            rows: list[Plain] = table.to_pylist()
             return rows
         case SchemaType.METRIC:
             return decode_metrics(batch, tell)

@@ -23,6 +23,21 @@ EXIT_INTERRUPTED: Final = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout; see the README.")]
 Shape = Literal["tell", "small", "single"]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="Not before: ISO 8601, a date, or Unix ms."),
+]
+To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Not after; inclusive.")]
+TimeOf = Annotated[
+    str, typer.Option("--time", metavar="received|event", help="Which time --from, --to mean.")
+]
+Workspaces = Annotated[
+    list[int] | None, typer.Option("--workspace", min=1, help="Only this one; repeatable.")
+]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option("--type", metavar="TYPE", help="event, log, track, identify, …; repeatable."),
+]
 ArchivePath = Annotated[Path, typer.Argument(help="An archive's folder, or one .bin file.")]
 
 
@@ -92,12 +107,22 @@ def validate(
 def cat(
     paths: Annotated[list[Path], typer.Argument(help="Archive folders or .bin files.")],
     limit: Annotated[int | None, typer.Option(min=0, help="Stop after this many events.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print events as they land, until Ctrl-C.")
+    ] = False,
+    start: From = None,
+    end: To = None,
+    time: TimeOf = "received",
+    workspace: Workspaces = None,
+    kind: Kinds = None,
     json: Json = False,
 ) -> None:
     """Print the events of archives, one line each."""
     from cdp_ray_sinks.cli.cat import cat_archives
+    from cdp_ray_sinks.cli.selecting import make_selection
 
-    raise typer.Exit(cat_archives(paths, limit, json))
+    selection = make_selection(start, end, time, workspace or [], kind or [])
+    raise typer.Exit(cat_archives(paths, limit, json, selection, follow))
 
 
 @app.command()
@@ -107,12 +132,19 @@ def scan(
         int | None,
         typer.Option(min=0, metavar="N", help="Look for the running numbers 0 to N-1."),
     ] = None,
+    start: From = None,
+    end: To = None,
+    time: TimeOf = "received",
+    workspace: Workspaces = None,
+    kind: Kinds = None,
     json: Json = False,
 ) -> None:
     """Count what an archive holds, from the decoded messages alone."""
     from cdp_ray_sinks.cli.scan import scan_archive
+    from cdp_ray_sinks.cli.selecting import make_selection
 
-    raise typer.Exit(scan_archive(path, check_synthetic, json))
+    selection = make_selection(start, end, time, workspace or [], kind or [])
+    raise typer.Exit(scan_archive(path, check_synthetic, json, selection))
 
 
 @app.command()

@@ -19,12 +19,14 @@ from cdp_ray_sinks.batch.columns import (
 )
 from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.batch.kernels.running_number import NUMBER_COUNT_MAX, RunningNumbers
-from cdp_ray_sinks.cli.archive_reading import batches_of, files_of
+from cdp_ray_sinks.cli.archive_reading import batches_of, check_paths, wanted_rows
 from cdp_ray_sinks.cli.cat import time_text
 from cdp_ray_sinks.cli.output import count_text, print_json, say
 from cdp_ray_sinks.cli.progress import byte_bar
 from cdp_ray_sinks.errors import ConfigError, MalformedMessageError
+from cdp_ray_sinks.files.archive_reading import ALL, selected_segments
 from cdp_ray_sinks.files.record_scan import received_times
+from cdp_ray_sinks.files.selection import Selection
 
 DAMAGE_SHOWN_MAX = 20
 
@@ -32,13 +34,14 @@ DAMAGE_SHOWN_MAX = 20
 class ArchiveScan:
     """Counts over batches; `numbers` are looked for in the payloads of events and logs."""
 
-    def __init__(self, numbers: RunningNumbers | None) -> None:
+    def __init__(self, numbers: RunningNumbers | None, selection: Selection = ALL) -> None:
         self.records = 0
         self.events = 0
         self.damaged = 0
         self.first_ms: int | None = None
         self.last_ms: int | None = None
         self.numbers = numbers
+        self._selection = selection
         self._buffers = DecodeBuffers()
 
     def tell_damage(self, text: str) -> None:
@@ -78,9 +81,10 @@ class ArchiveScan:
                 return 0
         for text in decoded.damage_texts():
             self.tell_damage(f"batch {batch.header.batch_id}, {text}")
+        table = wanted_rows(decoded.table, batch.header.schema_type, self._selection)
         if self.numbers is not None:
-            self.numbers.add(decoded.table.column("payload"))
-        return int(decoded.table.num_rows)
+            self.numbers.add(table.column("payload"))
+        return int(table.num_rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The shape of `scan --json`."""
@@ -96,17 +100,22 @@ class ArchiveScan:
         return found
 
 
-def scan_archive(path: Path, synthetic_count: int | None, as_json: bool) -> int:
-    """Print the counts; 1 if numbers are missing or there twice, or something is damaged."""
+def scan_archive(
+    path: Path, synthetic_count: int | None, as_json: bool, selection: Selection = ALL
+) -> int:
+    """Print the counts of what is selected.
+
+    1 if numbers are missing or there twice, or something is damaged.
+    """
     if synthetic_count is not None and synthetic_count > NUMBER_COUNT_MAX:
         raise ConfigError(f"--check-synthetic: at most {NUMBER_COUNT_MAX} numbers can be checked")
     numbers = None if synthetic_count is None else RunningNumbers(synthetic_count)
-    scan = ArchiveScan(numbers)
-    files = files_of([path])
-    total_bytes = sum(file.stat().st_size for file in files)
+    scan = ArchiveScan(numbers, selection)
+    check_paths([path])
+    total_bytes = sum(s.path.stat().st_size for s in selected_segments(path, selection))
     done_bytes = 0
     with byte_bar("scanning") as advance:
-        for _, batch in batches_of(files, scan.tell_damage):
+        for _, batch in batches_of([path], scan.tell_damage, selection):
             scan.add(batch)
             done_bytes += len(batch.records)
             advance(done_bytes, total_bytes)
