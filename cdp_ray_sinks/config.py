@@ -192,6 +192,12 @@ class PipelineConfig(Section):
     def _check_routes(self) -> PipelineConfig:
         if not self.active_sinks():
             raise ConfigError("sinks: at least one enabled sink is needed, [sinks.NAME] type = …")
+        for name, sink in self.active_sinks().items():
+            if not sink.required and sink.on_full == "block":
+                raise ConfigError(
+                    f"sinks.{name}.on_full = 'block': a sink with required = false must not hold "
+                    "others up; set on_full = 'drop'"
+                )
         routing = self.routing
         if routing is not None:
             _check_sink_names("routing.default", routing.default, self.sinks)

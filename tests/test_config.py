@@ -108,6 +108,7 @@ def test_a_disabled_sink_is_left_out_of_every_rule() -> None:
         ("[sinks.a]\n", ["sinks.a.type", "missing", "null"]),
         ('[sinks.a]\ntype = "disk_binay"', ["sinks.a.type = 'disk_binay'", "'disk_binary'"]),
         ("[sinks.a]\ntype = 3", ["sinks.a.type = 3", "unknown sink type", "null"]),
+        (GOOD + "required = false", ["sinks.archive.on_full = 'block'", "'drop'"]),
         ('[sources.a]\ntype = "tpc"', ["sources.a.type = 'tpc'", "did you mean 'tcp'"]),
         (GOOD + "[rootin]\n", ["rootin: unknown key", "'routing'"]),
         (GOOD + 'pth = "x"\n', ["sinks.archive.pth: unknown key", "did you mean 'path'"]),
