@@ -127,7 +127,8 @@ class TcpSource:
         for key, _ in ready:
             if key.data is None:
                 self._accept(selector, listener)
-            else:
+            elif self._connections.get(key.data.number) is key.data:
+                # Otherwise reading another one has just evicted it, for memory.
                 self._read(selector, key.data, collector)
                 collector.hand_over_due()
         collector.hand_over_due()

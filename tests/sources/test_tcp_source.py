@@ -408,6 +408,27 @@ def test_unfinished_frames_together_are_bounded(
         client.close()
 
 
+def test_a_connection_evicted_while_it_has_something_to_say_is_gone(
+    api_keys: Path, run_source: Any, wire: Any, taker: Any
+) -> None:
+    """All clients speak at once, so that one turn evicts those that it was yet to read."""
+    running = run_source(source_of(api_keys, connection_buffer_bytes_total_max=1024 * 1024))
+    for _ in range(10):
+        clients = [running.connect() for _ in range(8)]
+        for client in clients:
+            client.setblocking(False)
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.send(struct.pack(">I", 16 * 1024 * 1024) + bytes(900_000))
+        for client in clients:
+            client.close()
+    with running.connect() as client:
+        client.sendall(wire.frame(wire.one))
+        wire.wait_until(lambda: taker.events == 1)
+    assert running.counter("connections_evicted") >= 1
+    running.finish()
+
+
 def test_running_out_of_descriptors_is_survived(
     api_keys: Path, run_source: Any, wire: Any, taker: Any
 ) -> None:
