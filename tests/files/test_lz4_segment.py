@@ -25,6 +25,7 @@ from cdp_ray_sinks.files.index_reading import Range
 from cdp_ray_sinks.files.lz4_segment import CommitContent, Lz4Segment
 from cdp_ray_sinks.files.mapping import map_file
 from cdp_ray_sinks.files.recovery import inspect_segment
+from cdp_ray_sinks.files.rotation import AtomicRotationSink, RotationConfig
 from cdp_ray_sinks.writers.binary import BinaryLz4Writer, BinaryReader, SeekableBinaryReader
 
 NAME = "data.bin.lz4"
@@ -90,6 +91,17 @@ def test_a_compressed_chain_reads_back(lz4_bench: Any) -> None:
         with BinaryReader.open(path) as reader:
             assert reader.is_compressed
             assert bytes(reader.read_all()[0].message) == f"batch {2 * sequence} {text}".encode()
+
+
+def test_rotating_files_in_a_process_can_be_compressed(maker: Any, tmp_path: Path) -> None:
+    """The writer is one like any other."""
+    config = RotationConfig(tmp_path, file_prefix="own")
+    with AtomicRotationSink(config, BinaryLz4Writer()) as sink:
+        for sequence in range(5):
+            sink.submit(7, maker.batch([maker.message()] * 9, sequence=sequence).records, 9)
+    (info,) = segments(tmp_path)
+    assert info.path.name == "own.bin.lz4"
+    assert verify(tmp_path).messages == 45
 
 
 def test_only_the_blocks_of_what_is_asked_for_are_read(maker: Any, tmp_path: Path) -> None:
