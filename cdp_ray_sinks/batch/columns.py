@@ -19,8 +19,10 @@ from cdp_ray_sinks.batch.decode_buffers import COLUMN_BYTES_MAX, Columns, Decode
 from cdp_ray_sinks.batch.enums import ID_BYTES
 from cdp_ray_sinks.batch.kernels import decode_events as events
 from cdp_ray_sinks.batch.kernels import decode_logs as logs
+from cdp_ray_sinks.batch.kernels import event_columns
 from cdp_ray_sinks.batch.kernels.cache import readonly
 from cdp_ray_sinks.batch.kernels.entries import AUTO, COLLECTOR, SDK
+from cdp_ray_sinks.batch.kernels.event_columns import EventColumns
 from cdp_ray_sinks.batch.kernels.rows import (
     DAMAGED,
     DONE,
@@ -140,7 +142,7 @@ def decode_events(
     code = _DIALECTS[dialect]
     plain = False
 
-    def run(columns: events.EventColumns, common: RecordColumns) -> int:
+    def run(columns: EventColumns, common: RecordColumns) -> int:
         nonlocal plain
         answer = events.decode_events(
             readonly(batch.records),
@@ -159,7 +161,7 @@ def decode_events(
             return run(columns, common)
         return int(answer)
 
-    columns = _decode(batch, events.EventColumns, buffers, run)
+    columns = _decode(batch, EventColumns, buffers, run)
     rows = int(buffers.state[ROWS])
     nulls = _Nulls(columns.present, rows)
     names = (
@@ -172,11 +174,13 @@ def decode_events(
         [
             _fixed(pa.uint8(), rows, columns.event_type),
             _fixed(pa.int64(), rows, columns.timestamp),
-            _text(nulls, events.HAS_SERVICE, rows, columns.service_offsets, columns.service),
-            _fixed(_ID, rows, columns.device_id, *nulls.of(events.HAS_DEVICE)),
-            _fixed(_ID, rows, columns.session_id, *nulls.of(events.HAS_SESSION)),
+            _text(nulls, event_columns.HAS_SERVICE, rows, columns.service_offsets, columns.service),
+            _fixed(_ID, rows, columns.device_id, *nulls.of(event_columns.HAS_DEVICE)),
+            _fixed(_ID, rows, columns.session_id, *nulls.of(event_columns.HAS_SESSION)),
             names,
-            _binary(nulls, events.HAS_PAYLOAD, rows, columns.payload_offsets, columns.payload),
+            _binary(
+                nulls, event_columns.HAS_PAYLOAD, rows, columns.payload_offsets, columns.payload
+            ),
         ],
         buffers,
     )
@@ -286,7 +290,7 @@ def _repaired(
 
 
 def _names(
-    columns: events.EventColumns, buffers: DecodeBuffers, nulls: _Nulls, rows: int
+    columns: EventColumns, buffers: DecodeBuffers, nulls: _Nulls, rows: int
 ) -> pa.DictionaryArray:
     count, table = int(buffers.state[NAMES]), buffers.table
     offsets, text = _repaired(count, table.offsets, table.text)
@@ -296,7 +300,7 @@ def _names(
     words = pa.Array.from_buffers(
         pa.utf8(), count, [None, pa.py_buffer(offsets), pa.py_buffer(text)], 0
     )
-    indices = _fixed(pa.int32(), rows, columns.names, *nulls.of(events.HAS_NAME))
+    indices = _fixed(pa.int32(), rows, columns.names, *nulls.of(event_columns.HAS_NAME))
     names = pa.DictionaryArray.from_arrays(indices, words, safe=False)
     if offsets is not table.offsets and len(words) != len(words.unique()):
         # Different damage can repair to the same name.
@@ -305,9 +309,9 @@ def _names(
 
 
 def _plain_names(
-    columns: events.EventColumns, buffers: DecodeBuffers, nulls: _Nulls, rows: int
+    columns: EventColumns, buffers: DecodeBuffers, nulls: _Nulls, rows: int
 ) -> pa.DictionaryArray:
-    text = _text(nulls, events.HAS_NAME, rows, columns.names, buffers.table.text)
+    text = _text(nulls, event_columns.HAS_NAME, rows, columns.names, buffers.table.text)
     return text.dictionary_encode()
 
 

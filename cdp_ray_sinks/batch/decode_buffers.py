@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from cdp_ray_sinks.batch.enums import ID_BYTES
-from cdp_ray_sinks.batch.kernels.decode_events import EventColumns, NameTable
 from cdp_ray_sinks.batch.kernels.decode_logs import LogColumns
+from cdp_ray_sinks.batch.kernels.event_columns import EventColumns, NameTable
 from cdp_ray_sinks.batch.kernels.names import NAMES_MAX, SLOTS
 from cdp_ray_sinks.batch.kernels.rows import (
     MORE_NAMES,

@@ -23,7 +23,6 @@ from cdp_ray_sinks.batch.enums import (
 )
 from cdp_ray_sinks.batch.kernels.cache import readonly
 from cdp_ray_sinks.batch.kernels.encode import (
-    BAD_INDEX,
     HAS_FIRST,
     HAS_NAME,
     HAS_PAYLOAD,
@@ -36,6 +35,7 @@ from cdp_ray_sinks.batch.kernels.encode import (
     MessageFrame,
     encode_entries,
 )
+from cdp_ray_sinks.batch.kernels.encode_columns import BAD_INDEX
 from cdp_ray_sinks.batch.kernels.rows import SLACK_BYTES
 from cdp_ray_sinks.batch.text_columns import (
     Column,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.enums import ID_BYTES
 from cdp_ray_sinks.batch.kernels.cache import readonly
-from cdp_ray_sinks.batch.kernels.encode import Ids, Texts
+from cdp_ray_sinks.batch.kernels.encode_columns import Ids, Texts
 from cdp_ray_sinks.batch.kernels.rows import SLACK_BYTES
 
 Column: TypeAlias = Any
@@ -79,7 +79,7 @@ def texts_of(name: str, column: Column, rows: int) -> Texts:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if isinstance(column, pa.Array):
-        if pa.types.is_null(column.type):
+        if pa.types.is_null(column.type) or column.null_count == len(column) == rows:
             return _ABSENT
         if isinstance(column, pa.DictionaryArray):
             return _from_dictionary(name, column, rows)

@@ -8,14 +8,22 @@ goes on from there when called again with larger outputs.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.enums import RECORD_PREFIX_BYTES, SchemaType
 from cdp_ray_sinks.batch.kernels.entries import EVENT_WIDTHS, NO_LAYOUT, locate, read_event
+from cdp_ray_sinks.batch.kernels.event_columns import (
+    HAS_DEVICE,
+    HAS_NAME,
+    HAS_PAYLOAD,
+    HAS_SERVICE,
+    HAS_SESSION,
+    Places,
+    places_of,
+)
+from cdp_ray_sinks.batch.kernels.event_run import AHEAD_BYTES, decode_run, run_order
 from cdp_ray_sinks.batch.kernels.memory import (
     address_of,
     load_i64,
@@ -46,95 +54,13 @@ from cdp_ray_sinks.batch.kernels.tables import BAD_RECORD, OK, OVER_BUDGET
 
 _EVENT: Final = int(SchemaType.EVENT)
 
-_AHEAD_BYTES: Final = 2048
-
-HAS_DEVICE: Final = 0
-HAS_SESSION: Final = 1
-HAS_NAME: Final = 2
-HAS_SERVICE: Final = 3
-HAS_PAYLOAD: Final = 4
-"""Bits of `present`."""
-
-
-class EventColumns(NamedTuple):
-    """Outputs for so many rows; the offsets have one more value and start with 0.
-
-    `device_id` and `session_id` have 16 bytes a row. `names` holds each row's number in
-    the dictionary, or, when names are decoded plain, one offset more than rows. `service`
-    and `payload` need SLACK_BYTES behind what is used.
-    """
-
-    event_type: NDArray[np.uint8]
-    timestamp: NDArray[np.int64]
-    present: NDArray[np.uint8]
-    device_id: NDArray[np.uint8]
-    session_id: NDArray[np.uint8]
-    names: NDArray[np.int32]
-    service_offsets: NDArray[np.int32]
-    service: NDArray[np.uint8]
-    payload_offsets: NDArray[np.int32]
-    payload: NDArray[np.uint8]
-
-
-class NameTable(NamedTuple):
-    """The dictionary of names: see `names.name_index`. Plain names use only `text`."""
-
-    slots: NDArray[np.int32]
-    keys: NDArray[np.uint64]
-    offsets: NDArray[np.int32]
-    text: NDArray[np.uint8]
-
-
-class _Places(NamedTuple):
-    """Addresses of the arrays of EventColumns and NameTable, and their room."""
-
-    rows_max: int
-    event_type: int
-    timestamp: int
-    present: int
-    device_id: int
-    session_id: int
-    names: int
-    services: int
-    service: int
-    service_end: int
-    payloads: int
-    payload: int
-    payload_end: int
-    slots: int
-    keys: int
-    name_offsets: int
-    text: int
-    text_end: int
-
-
-@njit(nogil=True, cache=True)
-def _places(columns: Any, table: Any) -> _Places:
-    return _Places(
-        len(columns.event_type),
-        address_of(columns.event_type),
-        address_of(columns.timestamp),
-        address_of(columns.present),
-        address_of(columns.device_id),
-        address_of(columns.session_id),
-        address_of(columns.names),
-        address_of(columns.service_offsets),
-        address_of(columns.service),
-        len(columns.service),
-        address_of(columns.payload_offsets),
-        address_of(columns.payload),
-        len(columns.payload),
-        address_of(table.slots),
-        address_of(table.keys),
-        address_of(table.offsets),
-        address_of(table.text),
-        len(table.text),
-    )
+_TRIES: Final = 4
+"""After so many entries of a message that no run began with, the rest go one by one."""
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _append_name(
-    buffer: int, name: int, count: int, row: int, to: _Places, limit: int, state: int
+    buffer: int, name: int, count: int, row: int, to: Places, limit: int, state: int
 ) -> int:
     """Set the dictionary index of `row`; OK or what is lacking."""
     if name < 0:
@@ -162,10 +88,39 @@ def _append_name(
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _fetch_ahead(buffer: int, position: int) -> None:
-    """Fetch the bytes of an event to come: the hardware by itself stops at each page."""
-    for line in range(0, 256, 64):
-        prefetch_read(buffer, position + line)
+def _append_texts(
+    buffer: int,
+    name: int,
+    name_bytes: int,
+    served: int,
+    served_bytes: int,
+    body: int,
+    body_bytes: int,
+    row: int,
+    to: Places,
+    limit: int,
+    plain: bool,
+    state: int,
+) -> int:
+    """Set name, service and payload of `row`; OK or what is lacking."""
+    if plain:
+        if not append_text(
+            buffer, name, name_bytes, row, to.names, to.text, to.text_end, limit, False
+        ):
+            return MORE_NAMES
+    else:
+        lacking = _append_name(buffer, name, name_bytes, row, to, limit, state)
+        if lacking != OK:
+            return lacking
+    if not append_text(
+        buffer, served, served_bytes, row, to.services, to.service, to.service_end, limit, False
+    ):
+        return MORE_SERVICE
+    if not append_text(
+        buffer, body, body_bytes, row, to.payloads, to.payload, to.payload_end, limit, True
+    ):
+        return MORE_PAYLOAD
+    return OK
 
 
 @njit(nogil=True, cache=True)
@@ -176,7 +131,7 @@ def _decode_message(
     limit: int,
     dialect: int,
     plain: bool,
-    to: _Places,
+    to: Places,
     state: int,
 ) -> tuple[int, int, int]:
     """Append the rows of one message behind state[ROWS], which stays as it is.
@@ -189,29 +144,17 @@ def _decode_message(
         return status, at, row
     if row + count > to.rows_max:
         return MORE_ROWS, 0, row
-    layout = NO_LAYOUT
-    for place in range(count):
+    layout, place, tries = NO_LAYOUT, 0, 0 if plain else _TRIES
+    while place < count:
         status, table, layout = locate(buffer, at + 4 + 4 * place, start, end, EVENT_WIDTHS, layout)
         if status != OK:
             return status, table, row
-        (
-            status,
-            taken,
-            code,
-            time,
-            device,
-            session,
-            served,
-            served_bytes,
-            name,
-            name_bytes,
-            body,
-            body_bytes,
-        ) = read_event(buffer, table, end, dialect, layout)
+        entry = read_event(buffer, table, end, dialect, layout)
+        status, taken, code, time, device, session = entry[:6]
+        served, served_bytes, name, name_bytes, body, body_bytes = entry[6:]
         budget -= taken
         if status != OK or budget < 0:
             return status if status != OK else OVER_BUDGET, table, row
-        _fetch_ahead(buffer, table + _AHEAD_BYTES)
         store_u8(to.event_type, row, code)
         store_u64(to.timestamp, 8 * row, time)
         found = copy_id(to.device_id, row, buffer, device) << HAS_DEVICE
@@ -220,24 +163,33 @@ def _decode_message(
         found |= (served >= 0) << HAS_SERVICE
         found |= (body >= 0) << HAS_PAYLOAD
         store_u8(to.present, row, found)
-        if plain:
-            if not append_text(
-                buffer, name, name_bytes, row, to.names, to.text, to.text_end, limit, False
-            ):
-                return MORE_NAMES, 0, row
-        else:
-            lacking = _append_name(buffer, name, name_bytes, row, to, limit, state)
-            if lacking != OK:
-                return lacking, 0, row
-        if not append_text(
-            buffer, served, served_bytes, row, to.services, to.service, to.service_end, limit, False
-        ):
-            return MORE_SERVICE, 0, row
-        if not append_text(
-            buffer, body, body_bytes, row, to.payloads, to.payload, to.payload_end, limit, True
-        ):
-            return MORE_PAYLOAD, 0, row
+        lacking = _append_texts(
+            buffer,
+            name,
+            name_bytes,
+            served,
+            served_bytes,
+            body,
+            body_bytes,
+            row,
+            to,
+            limit,
+            plain,
+            state,
+        )
+        if lacking != OK:
+            return lacking, 0, row
+        for line in range(0, 256, 64):
+            prefetch_read(buffer, table + AHEAD_BYTES + line)
         row += 1
+        place += 1
+        if tries > 0 and place < count:
+            order, before, entries = run_order(layout, dialect), row, at + 4
+            if order >= 0:
+                place, row, budget = decode_run(
+                    buffer, entries, place, count, start, end, limit, budget, row, layout, order, to
+                )
+            tries = _TRIES if row > before else tries - 1
     return OK, 0, row
 
 
@@ -258,7 +210,7 @@ def decode_events(
     or NO_DICTIONARY (start again with `plain`).
     """
     index, received, source_ip, damage = common
-    to = _places(columns, table)
+    to = places_of(columns, table)
     buffer, source_ip_at, state_at = address_of(records), address_of(source_ip), address_of(state)
     bounds, limit = address_of(offsets), len(records) - SLACK_BYTES
     for message in range(state[MESSAGE], len(offsets) - 1):

@@ -15,6 +15,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.enums import ID_BYTES
+from cdp_ray_sinks.batch.kernels.encode_columns import (
+    Column,
+    column_of,
+    id_column_of,
+    is_there,
+    range_of,
+)
 from cdp_ray_sinks.batch.kernels.memory import (
     address_of,
     copy_16,
@@ -41,13 +48,12 @@ HAS_SECOND: Final = 2
 HAS_TEXT: Final = 4
 HAS_NAME: Final = 8
 HAS_PAYLOAD: Final = 16
+_FULL: Final = HAS_FIRST | HAS_SECOND | HAS_NAME | HAS_PAYLOAD
 TEMPLATE_COUNT: Final = 32
 """A template for each combination of fields that are there: the vtables differ."""
 
-BAD_OFFSET: Final = -1
-BAD_INDEX: Final = -2
 NO_ROOM: Final = -3
-"""Why nothing more was written; all are negative, the bytes of a string never."""
+"""Why nothing more was written, besides BAD_OFFSET and BAD_INDEX."""
 
 
 class EntryLayout(NamedTuple):
@@ -70,30 +76,6 @@ class EntryLayout(NamedTuple):
     pads_last: bool
 
 
-class Texts(NamedTuple):
-    """A column of strings: row r is text[offsets[i]:offsets[i + 1]], i = r or indices[r].
-
-    `valid` is an Arrow bitmap that begins at bit `valid_start`; empty if no row is null.
-    `is_absent`: no row has one.
-    """
-
-    text: NDArray[np.uint8]
-    offsets: NDArray[np.int32]
-    indices: NDArray[np.int32]
-    valid: NDArray[np.uint8]
-    valid_start: int
-    is_absent: bool
-
-
-class Ids(NamedTuple):
-    """A column of 16-byte ids, otherwise as Texts."""
-
-    ids: NDArray[np.uint8]
-    valid: NDArray[np.uint8]
-    valid_start: int
-    is_absent: bool
-
-
 class MessageFrame(NamedTuple):
     """What stands around the entries of each message.
 
@@ -108,83 +90,13 @@ class MessageFrame(NamedTuple):
     data: int
 
 
-class _Column(NamedTuple):
-    text: int
-    offsets: int
-    offsets_count: int
-    indices: int
-    is_indexed: bool
-    valid: int
-    valid_start: int
-    is_absent: bool
-    limit: int
-    end: int
-
-
-@njit(nogil=True, cache=True)
-def _column(texts: Any) -> _Column:
-    return _Column(
-        address_of(texts.text),
-        address_of(texts.offsets),
-        len(texts.offsets),
-        address_of(texts.indices),
-        len(texts.indices) > 0,
-        address_of(texts.valid) if len(texts.valid) > 0 else 0,
-        texts.valid_start,
-        texts.is_absent,
-        len(texts.text) - SLACK_BYTES,
-        len(texts.text),
-    )
-
-
-@njit(nogil=True, cache=True)
-def _id_column(ids: Any) -> _Column:
-    return _Column(
-        address_of(ids.ids),
-        0,
-        0,
-        0,
-        False,
-        address_of(ids.valid) if len(ids.valid) > 0 else 0,
-        ids.valid_start,
-        ids.is_absent,
-        0,
-        len(ids.ids),
-    )
-
-
-@njit(nogil=True, cache=True, forceinline=True)
-def _is_there(column: _Column, row: int) -> bool:
-    if column.is_absent:
-        return False
-    if column.valid == 0:
-        return True
-    bit = column.valid_start + row
-    return (load_u8(column.valid, bit >> 3) >> (bit & 7)) & 1 == 1
-
-
-@njit(nogil=True, cache=True, forceinline=True)
-def _range(column: _Column, row: int) -> tuple[int, int]:
-    """(start, bytes) of the string of `row`; the bytes are a negative reason if wrong."""
-    place = row
-    if column.is_indexed:
-        place = load_u32(column.indices, 4 * row)
-        if place + 1 >= column.offsets_count:  # also what is negative as int32
-            return 0, BAD_INDEX
-    start = load_u32(column.offsets, 4 * place)
-    end = load_u32(column.offsets, 4 * place + 4)
-    if start > end or end > column.end:
-        return 0, BAD_OFFSET
-    return start, end - start
-
-
 @njit(nogil=True, cache=True, forceinline=True)
 def _present(columns: Any, row: int) -> int:
     """The HAS bits of a row."""
     one, two, text, name, payload = columns
-    found = HAS_FIRST * _is_there(one, row) | HAS_SECOND * _is_there(two, row)
-    found |= HAS_TEXT * _is_there(text, row) | HAS_NAME * _is_there(name, row)
-    return found | HAS_PAYLOAD * _is_there(payload, row)
+    found = HAS_FIRST * is_there(one, row) | HAS_SECOND * is_there(two, row)
+    found |= HAS_TEXT * is_there(text, row) | HAS_NAME * is_there(name, row)
+    return found | HAS_PAYLOAD * is_there(payload, row)
 
 
 @njit(nogil=True, cache=True)
@@ -198,7 +110,7 @@ def _present_in_all(columns: Any) -> int:
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _put_text(
-    out: int, field: int, cursor: int, column: _Column, start: int, count: int, end: int
+    out: int, field: int, cursor: int, column: Column, start: int, count: int, end: int
 ) -> int:
     """Write a string, its zero and the bytes up to the next multiple of 4; returns the end.
 
@@ -213,7 +125,7 @@ def _put_text(
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _put_payload(out: int, field: int, cursor: int, column: _Column, start: int, count: int) -> int:
+def _put_payload(out: int, field: int, cursor: int, column: Column, start: int, count: int) -> int:
     store_u32(out, field, cursor - field)
     store_u32(out, cursor, count)
     copy_text(out, cursor + 4, column.text, start, count, column.limit)
@@ -221,9 +133,82 @@ def _put_payload(out: int, field: int, cursor: int, column: _Column, start: int,
 
 
 @njit(nogil=True, cache=True)
-def _put_message(
+def _put_full_rows(
     out: int,
-    at: int,
+    cursor: int,
+    entry: int,
+    room: int,
+    row: int,
+    last: int,
+    numbers: Any,
+    columns: Any,
+    template: int,
+    layout: EntryLayout,
+    head: int,
+) -> tuple[int, int, int]:
+    """Write rows that have ids, a name and a payload of its own but no text, nor a level.
+
+    Stops before `last` and before a row that is special: one that is wrong or does not fit,
+    or whose strings can't be read in whole steps. Returns (end, place of the next entry,
+    next row).
+    """
+    codes, _, times = numbers
+    one, two, _, name, payload = columns
+    name_offsets, name_limit = name.offsets, name.limit
+    names, indices = name.offsets_count - 1, name.indices if name.is_indexed else 0
+    bodies, body_text, body_limit = payload.offsets, payload.text, payload.limit
+    head_bytes, table_start = layout.head_bytes, layout.table_start
+    code_at, time_at = table_start + layout.code, table_start + layout.time
+    name_at, body_at = table_start + layout.name, table_start + layout.payload
+    name_jump = head_bytes + 2 * _ID_VECTOR_BYTES - name_at
+    at, until, slot, end = out + cursor, out + room, out + entry, out + head
+    body = load_u32(bodies, 4 * row)
+    while row < last:
+        place = load_u32(indices, 4 * row) if indices != 0 else row
+        if place >= names:
+            break
+        start, name_end = load_u32(name_offsets, 4 * place), load_u32(name_offsets, 4 * place + 4)
+        name_bytes = name_end - start
+        body_end = load_u32(bodies, 4 * row + 4)
+        body_bytes = body_end - body
+        if name_bytes < 0 or name_end > name_limit or body_bytes < 0 or body_end > body_limit:
+            break
+        if at + name_bytes + body_bytes + TEMPLATE_BYTES > until:
+            break
+        copy_32(at, 0, template, 0)
+        copy_32(at, 32, template, 32)
+        for step in range(0, 256, 64):
+            prefetch_write(at, _AHEAD_BYTES + step)
+        store_u32(slot, 0, at + table_start - slot)
+        store_u8(at, code_at, load_u8(codes, row))
+        store_u64(at, time_at, load_i64(times, 8 * row))
+        store_u32(at, name_at, name_jump)
+        field = at + body_at
+        at += head_bytes
+        store_u32(at, 0, ID_BYTES)
+        copy_16(at, 4, one.text, ID_BYTES * row)
+        store_u32(at, 20, ID_BYTES)
+        copy_16(at, 24, two.text, ID_BYTES * row)
+        store_u32(at, 40, name_bytes)
+        copy_word(at, 44, name.text, start, name_bytes, name_limit)
+        at += 44 + name_bytes
+        store_u32(at, 0, 0)
+        at += 1 + ((end - at - 1) & 3)
+        store_u32(field, 0, at - field)
+        store_u32(at, 0, body_bytes)
+        copy_text(at, 4, body_text, body, body_bytes, body_limit)
+        at += 4 + body_bytes
+        store_u32(at, 0, 0)
+        at += (end - at) & 3
+        body, slot, row = body_end, slot + 4, row + 1
+    return at - out, slot - out, row
+
+
+@njit(nogil=True, cache=True)
+def _put_rows(
+    out: int,
+    cursor: int,
+    entry: int,
     room: int,
     first: int,
     last: int,
@@ -234,22 +219,18 @@ def _put_message(
     layout: EntryLayout,
     head: int,
 ) -> tuple[int, int]:
-    """Write rows first..last behind the envelope, which ends at `at`.
-
-    `head` is where the message begins. Returns (end or a negative reason, row of it).
-    """
+    """Write rows first..last of a message, which `last` ends: (end or a negative reason, row)."""
     codes, levels, times = numbers
     one, two, text, name, payload = columns
-    entry, cursor = at, at + 4 * (last - first)
     for row in range(first, last):
         there = in_all if in_all >= 0 else _present(columns, row)
         text_start, text_bytes, name_start, name_bytes, body_start, body_bytes = 0, 0, 0, 0, 0, 0
         if there & HAS_TEXT:
-            text_start, text_bytes = _range(text, row)
+            text_start, text_bytes = range_of(text, row)
         if there & HAS_NAME:
-            name_start, name_bytes = _range(name, row)
+            name_start, name_bytes = range_of(name, row)
         if there & HAS_PAYLOAD:
-            body_start, body_bytes = _range(payload, row)
+            body_start, body_bytes = range_of(payload, row)
         if (text_bytes | name_bytes | body_bytes) < 0:
             return min(text_bytes, name_bytes, body_bytes), row
         if cursor + text_bytes + name_bytes + body_bytes + TEMPLATE_BYTES > room:
@@ -287,6 +268,36 @@ def _put_message(
 
 
 @njit(nogil=True, cache=True)
+def _put_message(
+    out: int,
+    at: int,
+    room: int,
+    first: int,
+    last: int,
+    numbers: Any,
+    columns: Any,
+    in_all: int,
+    templates: int,
+    layout: EntryLayout,
+    head: int,
+) -> tuple[int, int]:
+    """Write rows first..last behind the envelope, which ends at `at`.
+
+    `head` is where the message begins. Returns (end or a negative reason, row of it).
+    """
+    entry, cursor = at, at + 4 * (last - first)
+    if in_all == _FULL and layout.level < 0 and not columns[4].is_indexed:
+        full = last if layout.pads_last else last - 1
+        template = templates + TEMPLATE_BYTES * in_all
+        cursor, entry, first = _put_full_rows(
+            out, cursor, entry, room, first, full, numbers, columns, template, layout, head
+        )
+    return _put_rows(
+        out, cursor, entry, room, first, last, numbers, columns, in_all, templates, layout, head
+    )
+
+
+@njit(nogil=True, cache=True)
 def encode_entries(
     codes: Any,
     levels: Any,
@@ -311,11 +322,11 @@ def encode_entries(
     is 0. Returns (bytes written or a negative reason, the row of it).
     """
     columns = (
-        _id_column(first_ids),
-        _id_column(second_ids),
-        _column(texts),
-        _column(names),
-        _column(payloads),
+        id_column_of(first_ids),
+        id_column_of(second_ids),
+        column_of(texts),
+        column_of(names),
+        column_of(payloads),
     )
     numbers = (address_of(codes), address_of(levels), address_of(times))
     in_all = _present_in_all(columns)

@@ -59,6 +59,61 @@ def _is_same(buffer: int, position: int, count: int, kept: int, start: int) -> b
 
 
 @njit(nogil=True, cache=True, forceinline=True)
+def _ends(buffer: int, position: int, count: int, limit: int) -> tuple[Any, Any]:
+    if count >= 8:
+        return load_u64(buffer, position), load_u64(buffer, position + count - 8)
+    return _short_word(buffer, position, count, limit), np.uint64(count)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _first_slot(first: Any, last: Any) -> Any:
+    return np.int64((first * _FIRST + last * _LAST) >> _SHIFT)
+
+
+@njit(nogil=True, cache=True)
+def known_name(
+    buffer: int,
+    position: int,
+    count: int,
+    limit: int,
+    slots: int,
+    keys: int,
+    offsets: int,
+    kept: int,
+) -> int:
+    """As `name_index`, but -1 for a name that is not there."""
+    first, last = _ends(buffer, position, count, limit)
+    slot: Any = _first_slot(first, last)
+    for _ in range(PROBES_MAX):
+        found = load_u32(slots, 4 * slot)
+        if found == 0:
+            break
+        key = 16 * (found - 1)
+        if load_u64(keys, key) == first and load_u64(keys, key + 8) == last:
+            start = load_u32(offsets, 4 * (found - 1))
+            if load_u32(offsets, 4 * found) - start == count and (
+                count <= 16 or _is_same(buffer, position, count, kept, start)
+            ):
+                return found - 1
+        slot = (slot + 1) & (SLOTS - 1)
+    return -1
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def usual_name(buffer: int, position: int, count: int, slots: int, keys: int, offsets: int) -> int:
+    """As `known_name`, but -1 also for one not of 8 to 16 bytes or not in its first slot."""
+    if count < 8 or count > 16:
+        return -1
+    first, last = load_u64(buffer, position), load_u64(buffer, position + count - 8)
+    found = load_u32(slots, 4 * _first_slot(first, last)) - 1
+    if found < 0 or load_u64(keys, 16 * found) != first or load_u64(keys, 16 * found + 8) != last:
+        return -1
+    if load_u32(offsets, 4 * found + 4) - load_u32(offsets, 4 * found) != count:
+        return -1
+    return found
+
+
+@njit(nogil=True, cache=True, forceinline=True)
 def name_index(
     buffer: int,
     position: int,
@@ -78,14 +133,8 @@ def name_index(
     names are kept[offsets[i]:offsets[i + 1]] (int32), with offsets[0] == 0 and room for
     `kept_end` bytes. A result equal to `names` was added: the caller counts it.
     """
-    first: Any
-    last: Any
-    if count >= 8:
-        first, last = load_u64(buffer, position), load_u64(buffer, position + count - 8)
-    else:
-        first, last = _short_word(buffer, position, count, limit), np.uint64(count)
-    mixed = (first ^ (last * _LAST)) * _FIRST
-    slot: Any = np.int64(((mixed ^ (mixed >> np.uint64(29))) * _LAST) >> _SHIFT)
+    first, last = _ends(buffer, position, count, limit)
+    slot: Any = _first_slot(first, last)
     found = 0
     for _ in range(PROBES_MAX):
         found = load_u32(slots, 4 * slot)
