@@ -32,6 +32,7 @@ from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
 from cdp_ray_sinks.metrics import MetricsSnapshot
 
 POLL_S = 0.25
+PROBLEMS_S = 3.0
 STATUS_TIMEOUT_S = 5.0
 
 
@@ -85,6 +86,10 @@ class Pipeline:
         self._source_reports: dict[str, dict[str, Any]] = {}
         self._lane_reports: dict[str, list[dict[str, Any]]] = {}
         self._is_private = False
+        self.on_connected: Callable[[], None] = lambda: None
+        """Called once Ray is joined, which installs signal handlers of its own."""
+        self._problems: dict[str, str] = {}
+        self._problems_at_s = 0.0
         self._is_started = False
         self._is_drained = False
         self._began_s = 0.0
@@ -115,6 +120,7 @@ class Pipeline:
         nothing is left running then.
         """
         self._is_private = connect(self.config)
+        self.on_connected()
         try:
             if self.config.active_sources():
                 warm_kernels(self._report)
@@ -166,12 +172,24 @@ class Pipeline:
             progress = self._poll()
             if on_progress is not None:
                 on_progress(progress)
+            self._tell_problems()
             if all(source.state == "finished" for source in progress.sources):
                 return
             if stop is None:
                 time.sleep(POLL_S)
             else:
                 stop.wait(POLL_S)
+
+    def _tell_problems(self) -> None:
+        """Say what a sink is being retried for, when that begins, changes or is over."""
+        if time.monotonic() - self._problems_at_s < PROBLEMS_S:
+            return
+        self._problems_at_s = time.monotonic()
+        for name, reports in self._supervisor.reports().items():
+            text = next((r["last_error"] for r in reports if r["last_error"]), "")
+            if text != self._problems.get(name, ""):
+                self._report(f"sink {name!r}: " + (f"retrying: {text}" if text else "well again"))
+            self._problems[name] = text
 
     def drain(self, deadline_s: float | None = None) -> None:
         """Stop the sources, settle everything, close the sinks.
@@ -238,7 +256,7 @@ class Pipeline:
                 reason = str(error).splitlines()[0]
                 raise SourceFailedError(f"source {name!r} was lost: {reason}") from None
             if report["state"] == "created":
-                source.start.remote()
+                ray.get(source.start.remote())
             if report["state"] == "failed":
                 raise SourceFailedError(f"source {name!r}: {report['error']}")
             self._source_reports[name] = report

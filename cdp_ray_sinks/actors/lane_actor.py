@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -21,6 +22,8 @@ from cdp_ray_sinks.delivery.line_buffer import Cursor, LineBuffer
 from cdp_ray_sinks.delivery.push import LOST, Payload, is_inline
 from cdp_ray_sinks.delivery.wire import decode_call, encode_answer
 from cdp_ray_sinks.errors import ConfigError, SinkError, TransientError
+from cdp_ray_sinks.metrics import MetricsSnapshot
+from cdp_ray_sinks.placeholders import resolved
 from cdp_ray_sinks.sinks.base import SinkContext
 
 CONCURRENCY_GROUPS = {"data": 16, "control": 4, "lines": 1}
@@ -36,15 +39,14 @@ class LaneActor:
         self._opened = threading.Event()
         self._open_error: Exception | None = None
         self._is_populated = not spec.populate_object_store
-        self._lines: LineBuffer | None = None
-        self._lane = self._new_lane()
+        has_lines = spec.config.prints_lines
+        self._lines = LineBuffer(random.getrandbits(62) + 1) if has_lines else None
+        self._lane: Lane | None = None
         self._opener = threading.Thread(target=self._open, name="lane-opener", daemon=True)
         self._opener.start()
 
     def _new_lane(self) -> Lane:
-        config = self._spec.config
-        if config.prints_lines:
-            self._lines = LineBuffer(random.getrandbits(62) + 1)
+        config = resolved(self._spec.config, os.environ, f"sinks.{self._spec.sink_name}")
         sink = config.build(SinkContext(self._spec.sink_name, self._clock, line_out=self._lines))
         dead_letters = DeadLetterArchive(
             Path(self._spec.dead_letter_dir), self._spec.sink_name, self._clock
@@ -54,7 +56,7 @@ class LaneActor:
             self._clock,
             dead_letters,
             random.random,
-            by_workspace=self._spec.config.one_lane_per_workspace,
+            by_workspace=config.one_lane_per_workspace,
         )
 
     def _open(self) -> None:
@@ -62,13 +64,15 @@ class LaneActor:
         backoff, attempt = Backoff(), 0
         while True:
             try:
-                self._lane.start()
+                lane = self._new_lane()
+                lane.start()
             except (SinkError, ConfigError, OSError) as error:
                 self._open_error = error
                 attempt += 1
                 self._clock.sleep_ms(backoff.delay_ms(attempt, random.random))
             else:
                 self._open_error = None
+                self._lane = lane
                 self._opened.set()
                 return
 
@@ -85,15 +89,14 @@ class LaneActor:
     @ray.method(concurrency_group="control")
     def hello(self, router_id: str, session: int) -> None:
         """Begin a router's session. Raises TransientError while the sink is not open."""
-        self._check_open()
-        self._lane.hello(router_id, session)
+        self._opened_lane().hello(router_id, session)
 
     @ray.method(concurrency_group="data")
     def push(self, call: bytes, references: list[Payload]) -> bytes:
         """Map the batches, write them, answer when durable; one outcome per batch."""
         (router_id, session, number), group = decode_call(call, references)
         self._last_push_ms = self._clock.monotonic_ms()
-        self._check_open()
+        lane = self._opened_lane()
         packs = _fetch(group.payloads)
         batches: list[Batch] = []
         lost: list[int] = []
@@ -106,7 +109,7 @@ class LaneActor:
         if not self._is_populated and not all(map(is_inline, group.payloads)):
             self._is_populated = True
             threading.Thread(target=populate_mapping, name="populate", daemon=True).start()
-        outcomes = self._lane.push(router_id, session, number, group.lows, batches)
+        outcomes = lane.push(router_id, session, number, group.lows, batches)
         for place in lost:
             outcomes.insert(place, LOST)
         return encode_answer(outcomes)
@@ -131,22 +134,24 @@ class LaneActor:
     @ray.method(concurrency_group="control")
     def close(self, deadline_ms: int) -> dict[str, Any]:
         """Settle what is queued, close the sink; the last report, and whether it all fitted."""
-        is_closed = self._lane.close(deadline_ms) if self._opened.is_set() else True
+        is_closed = self._lane is None or self._lane.close(deadline_ms)
         return {**self._report(), "is_closed": is_closed}
 
     def _report(self) -> dict[str, Any]:
-        error = self._open_error
+        error, lane = self._open_error, self._lane
+        last_error = None if lane is None else lane.last_error()
         return {
             "sink": self._spec.sink_name,
-            "metrics": self._lane.snapshot(),
-            "queued_bytes": self._lane.queued_bytes(),
+            "metrics": MetricsSnapshot() if lane is None else lane.snapshot(),
+            "queued_bytes": 0 if lane is None else lane.queued_bytes(),
             "idle_ms": self._clock.monotonic_ms() - self._last_push_ms,
-            "last_error": str(error) if error is not None else self._lane.last_error(),
+            "last_error": str(error) if error is not None else last_error,
         }
 
-    def _check_open(self) -> None:
-        if not self._opened.is_set():
+    def _opened_lane(self) -> Lane:
+        if self._lane is None:
             raise TransientError(f"sink {self._spec.sink_name!r} is not open: {self._open_error}")
+        return self._lane
 
 
 def _fetch(payloads: list[Any]) -> list[Pack | None]:

@@ -28,6 +28,7 @@ class SourceActor:
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
         self._stop = threading.Event()
+        self._starting = threading.Lock()
         self._state = CREATED
         self._error: str | None = None
         self._source: Source | None = None
@@ -40,8 +41,11 @@ class SourceActor:
 
         Raises ConfigError if it can't be built or can't listen.
         """
-        if self._state != CREATED:
-            return
+        with self._starting:
+            if self._state == CREATED:
+                self._start()
+
+    def _start(self) -> None:
         spec = self._spec
         config = resolved(spec.config, os.environ, f"sources.{spec.source_name}")
         self._source = config.build(SourceContext(spec.source_name))

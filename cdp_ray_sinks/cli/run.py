@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED: Final = 130
 TABLE_COLUMNS: Final = 120
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+LEAVE_S: Final = 30
 Watcher = Callable[["PipelineProgress"], None]
 
 
@@ -60,7 +62,8 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
         stop = threading.Event()
         try:
             say(f"starting pipeline {config.pipeline.name!r}")
-            with _signals_set(stop):
+            with _signals_set(stop) as arm:
+                pipeline.on_connected = arm
                 pipeline.start()
                 failure = _run_and_drain(pipeline, stop, duration_s)
             summary = pipeline.summary()
@@ -84,7 +87,7 @@ def _run_and_drain(
     """What went wrong, None when all is settled."""
     failure: CdpError | None = None
     note = noted(notes_folder(os.environ), pipeline.config.pipeline.name, pipeline.address)
-    with _signals_set(stop), _timer(stop, duration_s), note:
+    with _timer(stop, duration_s), note:
         say(f"running on {pipeline.address}; Ctrl-C drains and leaves")
         try:
             with _watching(pipeline.config) as watcher:
@@ -95,19 +98,37 @@ def _run_and_drain(
             failure = error
         if stop.is_set():
             say("draining; Ctrl-C now leaves at once")
-        try:
-            pipeline.drain()
-        except CdpError as error:
-            failure = failure or error
+        with _bounded(pipeline.config.delivery.drain_deadline_s + LEAVE_S):
+            try:
+                pipeline.drain()
+            except CdpError as error:
+                failure = failure or error
     return failure
 
 
 @contextmanager
-def _signals_set(stop: threading.Event) -> Iterator[None]:
+def _bounded(limit_s: float) -> Iterator[None]:
+    """Leaves the process after `limit_s`: with its cluster gone a drain may never end."""
+
+    def leave() -> None:
+        say_error(f"the drain did not end within {limit_s:g} s; what was durable stays so")
+        os._exit(1)
+
+    timer = threading.Timer(limit_s, leave)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _signals_set(stop: threading.Event) -> Iterator[Callable[[], None]]:
     """The first SIGINT or SIGTERM sets `stop`, a second one ends the process at once.
 
-    Only a flag is set: whatever else must not happen inside a signal handler. Entered
-    again after the cluster is joined, because Ray installs handlers of its own.
+    Only a flag is set: whatever else must not happen inside a signal handler. What it gives
+    is to be called after the cluster is joined, because Ray installs handlers of its own.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -117,9 +138,14 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
             os._exit(EXIT_INTERRUPTED)
         stop.set()
 
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, on_signal) for s in SIGNALS}
+
+    def arm() -> None:
+        for number in SIGNALS:
+            signal.signal(number, on_signal)
+
     try:
-        yield
+        yield arm
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -38,6 +38,7 @@ class ArchiveScan:
         self.records = 0
         self.events = 0
         self.damaged = 0
+        self.undecodable = 0
         self.first_ms: int | None = None
         self.last_ms: int | None = None
         self.numbers = numbers
@@ -49,6 +50,12 @@ class ArchiveScan:
         self.damaged += 1
         if self.damaged <= DAMAGE_SHOWN_MAX:
             say(f"damaged: {text}")
+
+    def tell_undecodable(self, text: str) -> None:
+        """Count a message that a client sent malformed: the archive is whole all the same."""
+        self.undecodable += 1
+        if self.undecodable <= DAMAGE_SHOWN_MAX:
+            say(f"undecodable, kept as received: {text}")
 
     def add(self, batch: Batch) -> None:
         """Take in a batch."""
@@ -64,7 +71,7 @@ class ArchiveScan:
         """How many events, log entries, metrics, spans or snapshots the batch holds."""
 
         def tell(message: int, error: MalformedMessageError) -> None:
-            self.tell_damage(f"batch {batch.header.batch_id}, message {message}: {error}")
+            self.tell_undecodable(f"batch {batch.header.batch_id}, message {message}: {error}")
 
         match batch.header.schema_type:
             case SchemaType.EVENT:
@@ -80,7 +87,7 @@ class ArchiveScan:
             case _:
                 return 0
         for text in decoded.damage_texts():
-            self.tell_damage(f"batch {batch.header.batch_id}, {text}")
+            self.tell_undecodable(f"batch {batch.header.batch_id}, {text}")
         table = wanted_rows(decoded.table, batch.header.schema_type, self._selection)
         if self.numbers is not None:
             self.numbers.add(table.column("payload"))

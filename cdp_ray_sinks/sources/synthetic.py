@@ -6,7 +6,7 @@ Apart, because a check of a configuration must not wait for compiled kernels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,9 @@ class SyntheticConfig(SourceConfig):
     `small` 10, `single` 1. The shares are those of IDENTIFY and CONTEXT events, and of
     log entries, the rest are TRACK events. `events` None goes on until stopped.
     """
+
+    survives_restart: ClassVar[bool] = False
+    """It would begin again at its first number, and all that was sent would be there twice."""
 
     type: Literal["synthetic"] = "synthetic"
     events: int | None = Field(default=None, ge=0, le=2**48)

@@ -127,9 +127,11 @@ class TcpSource:
         for key, _ in ready:
             if key.data is None:
                 self._accept(selector, listener)
-            elif self._connections.get(key.data.number) is key.data:
-                # Otherwise reading another one has just evicted it, for memory.
-                self._read(selector, key.data, collector)
+                continue
+            connection: Connection = key.data
+            # Otherwise reading another one has just evicted it, for memory.
+            if self._connections.get(connection.number) is connection:
+                self._read(selector, connection, collector)
                 collector.hand_over_due()
         collector.hand_over_due()
         self._counters["batches"] = collector.batches
