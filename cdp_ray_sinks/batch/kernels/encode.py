@@ -204,7 +204,7 @@ def _put_full_rows(
     return at - out, slot - out, row
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def _put_rows(
     out: int,
     cursor: int,
@@ -286,8 +286,8 @@ def _put_message(
     `head` is where the message begins. Returns (end or a negative reason, row of it).
     """
     entry, cursor = at, at + 4 * (last - first)
-    if in_all == _FULL and layout.level < 0 and not columns[4].is_indexed:
-        full = last if layout.pads_last else last - 1
+    full = last if layout.pads_last else last - 1
+    if first < full and in_all == _FULL and layout.level < 0 and not columns[4].is_indexed:
         template = templates + TEMPLATE_BYTES * in_all
         cursor, entry, first = _put_full_rows(
             out, cursor, entry, room, first, full, numbers, columns, template, layout, head
