@@ -69,8 +69,7 @@ class SourceActor:
         try:
             self._source.run(self._producer, self._stop)
             self._state = FINISHED
-        except Exception as error:  # noqa: BLE001
-            # Whatever ends a source must reach the person at the driver, not a worker's log.
+        except Exception as error:  # noqa: BLE001 - it must reach the driver, not a worker's log
             is_plain = isinstance(error, CdpError)
             self._error = str(error) if is_plain else f"{type(error).__name__}: {error}"
             self._state = FAILED

@@ -23,6 +23,7 @@ PARTS: Final = {
         "cdp_ray_sinks.bench.disk_rows:disk_rows",
         "cdp_ray_sinks.bench.latency_rows:latency_rows",
     ),
+    "disk_plaintext": ("cdp_ray_sinks.bench.text_rows:text_rows",),
     "kernels": ("cdp_ray_sinks.bench.kernel_rows:kernel_rows",),
 }
 
