@@ -41,6 +41,8 @@ class Ids(NamedTuple):
 
 
 class Column(NamedTuple):
+    """A column as a kernel reads it: addresses, and how far each of them may be followed."""
+
     text: int
     offsets: int
     offsets_count: int
@@ -55,6 +57,7 @@ class Column(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def column_of(texts: Any) -> Column:
+    """The addresses of a string column; its arrays must outlive them."""
     return Column(
         address_of(texts.text),
         address_of(texts.offsets),
@@ -71,6 +74,7 @@ def column_of(texts: Any) -> Column:
 
 @njit(nogil=True, cache=True)
 def id_column_of(ids: Any) -> Column:
+    """The addresses of a column of 16-byte ids; its arrays must outlive them."""
     return Column(
         address_of(ids.ids),
         0,
@@ -87,6 +91,7 @@ def id_column_of(ids: Any) -> Column:
 
 @njit(nogil=True, cache=True, forceinline=True)
 def is_there(column: Column, row: int) -> bool:
+    """Whether the row has a value."""
     if column.is_absent:
         return False
     if column.valid == 0:

@@ -72,6 +72,7 @@ class Places(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def places_of(columns: Any, table: Any) -> Places:
+    """The addresses of all output columns; their arrays must outlive them."""
     return Places(
         len(columns.event_type),
         address_of(columns.event_type),
