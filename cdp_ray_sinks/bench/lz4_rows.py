@@ -60,7 +60,7 @@ def _config(directory: Path, lanes: int) -> PipelineConfig:
         ray={"object_store_bytes": 2 * GIB},
         sinks={"disk": {"type": "disk_binary", "path": str(directory), "compression": "lz4",
                         "max_in_flight_bytes": GIB}},
-        delivery={"window_bytes": GIB // 2, "max_chain_actors": lanes},
+        delivery={"window_bytes": GIB, "max_chain_actors": lanes},
     )  # fmt: skip
 
 

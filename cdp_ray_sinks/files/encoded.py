@@ -23,6 +23,8 @@ Chunks: TypeAlias = Generator[memoryview, None, None]
 Encoded: TypeAlias = Sequence[memoryview] | Chunks
 """See `SegmentWriter.encode`."""
 
+NO_BYTES: Final = memoryview(b"")
+"""The last chunk of those whose memory is given back: until it is used the one before may be."""
 AHEAD_BYTES_MIN: Final = 2 * 1024 * 1024
 """Records of a commit from which on a second thread pays; it costs some 100 us."""
 SYNC_STEP_BYTES: Final = 1024 * 1024
@@ -42,6 +44,7 @@ def chunks_of(pool: BufferPool, fill: Callable[[Bytes], int]) -> Chunks:
         while held_bytes := fill(buffers[turn]):
             yield buffers[turn].data[:held_bytes]
             turn = 1 - turn
+        yield NO_BYTES
     finally:
         for buffer in buffers:
             pool.put(buffer)

@@ -24,7 +24,8 @@ _SKIPPABLE_MAGIC_TAIL: Final = b"\x2a\x4d\x18"
 _BLOCK_BYTES: Final = {4: 64 * 1024, 5: 256 * 1024, 6: 1024 * 1024, 7: 4 * 1024 * 1024}
 _HISTORY_BYTES: Final = 64 * 1024
 _HEADER_BYTES_MAX: Final = 19
-_STORED: Final = 0x8000_0000
+STORED: Final = 0x8000_0000
+"""In a block's size: its bytes are not compressed."""
 
 
 class Block(NamedTuple):
@@ -63,8 +64,8 @@ class Lz4Frame:
         position = self._blocks_start
         while self.end is None or position < self.end:
             head = self._u32(position, "LZ4 frame has no end")
-            size = head & ~_STORED
-            block = Block(position, position + 4, position + 4 + size, bool(head & _STORED))
+            size = head & ~STORED
+            block = Block(position, position + 4, position + 4 + size, bool(head & STORED))
             if head == 0:
                 tail = 4 if self._has_content_checksum else 0
                 self._need(position + 4, tail, "LZ4 frame has no end")

@@ -58,8 +58,9 @@ class SegmentWriter(Protocol):
 
         A generator, if there is: it gives chunks of a few MB, and may run in a thread of
         its own, where each chunk is made while the one before is written. A chunk is no
-        longer used once the next but one is asked for, so two buffers are enough
-        (`files.encoded.chunks_of`). The generator is closed when the commit ends, in its
+        longer used once the next but one is asked for, so two buffers are enough; where they
+        are given back to a pool, an empty chunk comes last (see `files.encoded.chunks_of`).
+        The generator is closed when the commit ends, in its
         middle too if a write fails; the next try encodes again. What it raises, the commit
         raises.
 

@@ -2,18 +2,24 @@
 
 Blocks are independent and, but for a frame's last, full, so that readers find any part of a
 commit's content without decompressing what is before it. There are no checksums in the
-frame: the commit index has the range's. The compressor releases the interpreter's lock.
+frame: the commit index has the range's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from functools import cache
+from typing import Final, Literal, TypeAlias
 
 import lz4.frame
+import numpy as np
 
-from cdp_ray_sinks.files.encoded import Chunks
+from cdp_ray_sinks.batch.batch import Bytes
+from cdp_ray_sinks.files.buffer_pool import BufferPool
+from cdp_ray_sinks.files.encoded import NO_BYTES, Chunks
+from cdp_ray_sinks.files.lz4_frame import STORED
+from cdp_ray_sinks.writers.lz4_blocks import CompressBlock, bound_bytes, compress_block
 
 Lz4Preset: TypeAlias = Literal["default", "fast", "max"]
 
@@ -29,8 +35,11 @@ _BLOCK_IDS: Final = {
     4 * 1024 * 1024: lz4.frame.BLOCKSIZE_MAX4MB,
 }
 BLOCK_BYTES_MAX: Final = max(_BLOCK_IDS)
-_JOINED_BYTES_MAX: Final = 64 * 1024
+_FRAME_END: Final = bytes(4)
+JOINED_BYTES_MAX: Final = 64 * 1024
 """Outputs that are shorter together are one chunk: a write of its own costs more."""
+_BUFFERS: Final = 6
+"""Three for each frame that is being made: one to gather a block in, two for chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +74,80 @@ def frame_chunks(
     A piece is read before the next is asked for. `pieces` is closed if it can be.
     """
     block_bytes = _block_bytes(settings, content_bytes)
-    context: Any = lz4.frame.create_compression_context()
+    compress = compress_block(settings.level)
+    head: bytes = lz4.frame.compress_begin(
+        lz4.frame.create_compression_context(),
+        source_size=content_bytes,
+        block_size=_BLOCK_IDS[block_bytes],
+        block_linked=False,
+    )
+    pool = frame_pool()
+    out, other, stage = pool.get(), pool.get(), pool.get()
+    done_bytes, held = 0, _put(out, 0, head)
     try:
-        held: bytes = lz4.frame.compress_begin(
-            context,
-            source_size=content_bytes,
-            compression_level=settings.level,
-            block_size=_BLOCK_IDS[block_bytes],
-            block_linked=False,
-            auto_flush=False,
-        )
-        for piece in pieces:
-            for start in range(0, piece.nbytes, block_bytes):
-                made: bytes = lz4.frame.compress_chunk(context, piece[start : start + block_bytes])
-                if held and len(held) + len(made) > _JOINED_BYTES_MAX:
-                    yield memoryview(held)
-                    held = made
-                else:
-                    held += made
-        yield memoryview(held + lz4.frame.compress_flush(context))
+        for block in _full_blocks(pieces, stage[:block_bytes]):
+            done_bytes += block.nbytes
+            held = _add_block(out, held, block, compress)
+            if held > JOINED_BYTES_MAX:
+                yield out.data[:held]
+                out, other, held = other, out, 0
+        if content_bytes not in (0, done_bytes):
+            raise ValueError(f"{done_bytes} bytes came where {content_bytes} were announced")
+        yield out.data[: _put(out, held, _FRAME_END)]
+        yield NO_BYTES
     finally:
+        for buffer in (out, other, stage):
+            pool.put(buffer)
         if isinstance(pieces, Generator):
             pieces.close()
+
+
+@cache
+def frame_pool() -> BufferPool:
+    """The buffers that frames are made in, shared by all threads of the process."""
+    return BufferPool(_BUFFERS, JOINED_BYTES_MAX + 64 + bound_bytes(BLOCK_BYTES_MAX))
+
+
+def _put(out: Bytes, position: int, data: bytes) -> int:
+    """Put bytes at a place of a buffer; returns where they end."""
+    end = position + len(data)
+    out[position:end] = np.frombuffer(data, np.uint8)
+    return end
+
+
+def _add_block(out: Bytes, position: int, block: memoryview, compress: CompressBlock) -> int:
+    """Put a block behind what is in a buffer; returns where it ends."""
+    begin = position + 4
+    size = made = compress(block, out[begin:])
+    if made >= block.nbytes:
+        made = block.nbytes
+        size = made | STORED
+        out[begin : begin + made] = np.frombuffer(block, np.uint8)
+    _put(out, position, size.to_bytes(4, "little"))
+    return begin + made
+
+
+def _full_blocks(pieces: Iterable[memoryview], stage: Bytes) -> Iterator[memoryview]:
+    """The content in blocks as large as `stage`, but for the last; each holds until the next.
+
+    What lies in one piece is not copied.
+    """
+    block_bytes, staged = len(stage), 0
+    for piece in pieces:
+        position = 0
+        while position < piece.nbytes:
+            part = piece[position : position + block_bytes - staged]
+            position += part.nbytes
+            if part.nbytes == block_bytes:
+                yield part
+                continue
+            stage[staged : staged + part.nbytes] = np.frombuffer(part, np.uint8)
+            staged += part.nbytes
+            if staged == block_bytes:
+                yield stage.data
+                staged = 0
+    if staged:
+        yield stage.data[:staged]
 
 
 def _block_bytes(settings: Lz4Settings, content_bytes: int) -> int:

@@ -337,7 +337,7 @@ def test_after_a_kill_the_tool_reads_every_file(
         acked |= {int(n) for line in lines[:-1] if line[:5] == "acked" for n in line.split()[1:]}
         chain = lz4_bench.chain()
         assert acked <= lz4_bench.known(chain)
-        assert list(chain.recovery_report) == []
+        assert {damage.reason for damage in chain.recovery_report} <= {"torn index record"}
         chain.close()
     assert len(acked) > 40
     found = Counter(stored(lz4_bench.base))
