@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,16 @@ def test_the_next_chunk_is_made_while_one_is_used_and_no_further() -> None:
             assert made.acquire(timeout=10)
         assert len(asked) <= number + 2
     assert next(given_out, None) is None
+
+
+def test_buffers_go_back_only_when_the_last_chunk_is_used() -> None:
+    """Or another thread would write into what is being written."""
+    pool = BufferPool(2, 8)
+    sizes = iter([8, 8, 3, 0])
+    for chunk in made_ahead(chunks_of(pool, lambda _: next(sizes))):
+        time.sleep(0.01)
+        assert len(chunk) == 0 or pool.available == 0
+    assert pool.available == 2
 
 
 def test_an_error_while_making_is_raised_where_the_chunks_are_used() -> None:
