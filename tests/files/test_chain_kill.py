@@ -82,7 +82,8 @@ def test_whatever_was_acknowledged_before_a_kill_is_there_once(
         stored = Counter(bench.stored())
         assert set(stored) == known
         assert set(stored.values()) <= {1}
-        assert list(chain.recovery_report) == []
+        # The kill may have come within an index record; nothing of that was acknowledged.
+        assert {damage.reason for damage in chain.recovery_report} <= {"torn index record"}
         chain.close()
     assert len(acked) > 20
 

@@ -168,7 +168,8 @@ def test_whatever_was_acknowledged_before_a_kill_is_there_once(tmp_path: Path, m
         stored = Counter(number for path in files for number in numbers_in(path))
         assert acked <= known == set(stored)
         assert set(stored.values()) <= {1}
-        assert list(chain.recovery_report) == []
+        # The kill may have come within an index record; nothing of that was acknowledged.
+        assert {damage.reason for damage in chain.recovery_report} <= {"torn index record"}
         chain.close()
     assert len(acked) > 20
     if mode == "text_lz4" and shutil.which("lz4"):
