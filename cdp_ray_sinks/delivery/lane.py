@@ -2,6 +2,7 @@
 
 Pushes come numbered, per router session, and are taken in that order. One writer thread
 takes all that is queued, writes it, flushes once and answers all: natural group commit.
+A sink that wants larger flushes (`due_in_ms`) gets them, whatever arrives meanwhile.
 What is already durable is answered from the ledger; what is queued twice is written once.
 """
 
@@ -67,6 +68,7 @@ class Lane:
         self._streams: dict[int, LaneStream] = {}
         self._attempt = 0
         self._retry_at_ms = 0
+        self._flush_at_ms = 0
         self._broken: SinkError | None = None
         self._is_abandoned = False
         self._tick_error: str | None = None
@@ -172,10 +174,12 @@ class Lane:
     def _take(
         self, next_tick_ms: int
     ) -> tuple[list[tuple[Batch, PushAnswer, int]], dict[tuple[bytes, int], int]]:
-        """All that is queued; waits for it, for the next retry or for the next tick."""
+        """All that is queued; waits for it, or for the next retry, flush or tick."""
         with self._changed:
             if not self._queue and not self._closing:
-                until_ms = min(next_tick_ms, self._retry_at_ms) if self._open else next_tick_ms
+                until_ms = next_tick_ms
+                if self._open:
+                    until_ms = min(until_ms, max(self._retry_at_ms, self._flush_at_ms))
                 self._changed.wait(max(0.0, (until_ms - self._clock.monotonic_ms()) / 1000))
             elif self._closing and self._open and not self._queue:
                 wait_ms = self._retry_at_ms - self._clock.monotonic_ms()
@@ -200,7 +204,10 @@ class Lane:
             error = self._write(stream)
             if error is not None:
                 failed[key] = error
-        self._wait_until_due()
+        if not failed and self._holds_back():
+            for push in {push for _, push, _ in batches}:
+                push.release()
+            return
         failed.update(self._flush())
         self._settle(failed)
 
@@ -273,14 +280,14 @@ class Lane:
         except TerminalError as error:
             self._bury(item, error, None)
 
-    def _wait_until_due(self) -> None:
-        """Let a sink that wants larger flushes have them, while nothing else is at stake."""
-        wait_ms = self._sink.due_in_ms(self._clock.now_ms())
-        if wait_ms <= 0:
-            return
-        with self._changed:
-            if not self._queue and not self._closing:
-                self._changed.wait(wait_ms / 1000)
+    def _holds_back(self) -> bool:
+        """Whether the sink would rather have more before the next flush, and may.
+
+        Those who wait are then told "pending" at once, or nothing more would come.
+        """
+        wait_ms = 0 if self._closing else self._sink.due_in_ms(self._clock.now_ms())
+        self._flush_at_ms = self._clock.monotonic_ms() + wait_ms
+        return wait_ms > 0
 
     def _flush(self) -> dict[int, SinkError]:
         self.metrics.add(flush_count=1)

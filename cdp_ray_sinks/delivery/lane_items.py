@@ -41,6 +41,11 @@ class PushAnswer:
         if not self.remaining and not self.future.done():
             self.future.set_result(self.outcomes)
 
+    def release(self) -> None:
+        """Answer with what is known by now."""
+        if not self.future.done():
+            self.future.set_result(list(self.outcomes))
+
 
 @dataclass(slots=True)
 class LaneItem:

@@ -166,12 +166,16 @@ class LaneSender:
             group_bytes += record_bytes
         return count, group_bytes
 
-    def _start_push(self, lane: LaneLink, batches: list[RoutedBatch]) -> None:
+    def _start_push(
+        self, lane: LaneLink, batches: list[RoutedBatch], *, is_ask: bool = False
+    ) -> None:
         self._number += 1
-        push = self._push(lane, self._number, batches)
+        push = self._push(lane, self._number, batches, is_ask)
         self._pushes.add(asyncio.get_running_loop().create_task(push))
 
-    async def _push(self, lane: LaneLink, number: int, batches: list[RoutedBatch]) -> None:
+    async def _push(
+        self, lane: LaneLink, number: int, batches: list[RoutedBatch], is_ask: bool
+    ) -> None:
         producers = {(b.header.producer, b.header.epoch) for b in batches}
         group = make_group([(b.header, b.payload) for b in batches], self._lows(producers))
         try:
@@ -183,14 +187,14 @@ class LaneSender:
         else:
             self.last_error = None
             self._failures = 0
-            self._settle(batches, outcomes)
+            self._settle(batches, outcomes, is_ask)
         finally:
             task = asyncio.current_task()
             if task is not None:
                 self._pushes.discard(task)
             self.send()
 
-    def _settle(self, batches: list[RoutedBatch], outcomes: list[str]) -> None:
+    def _settle(self, batches: list[RoutedBatch], outcomes: list[str], is_ask: bool) -> None:
         settled_bytes = 0
         for batch, outcome in zip(batches, outcomes, strict=True):
             if outcome == PENDING:
@@ -198,9 +202,15 @@ class LaneSender:
             elif self._sent.pop(batch.header.batch_id, None) is not None:
                 settled_bytes += batch.header.record_bytes
                 batch.settle(self._sink_name, outcome)
-        if self._pending and self._asking is None:
-            self._asking = asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again)
+        if self._pending and (self._asking is None or (is_ask and settled_bytes)):
+            # Where an asked one has settled, others have too: ask for them without a wait.
+            self._ask_in(0 if is_ask and settled_bytes else ASK_AGAIN_S)
         self._budget.give_back(settled_bytes)
+
+    def _ask_in(self, delay_s: float) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+        self._asking = asyncio.get_running_loop().call_later(delay_s, self._ask_again)
 
     def _ask_again(self) -> None:
         """Push batches again that the lane has but had not settled; they join the first ones."""
@@ -208,9 +218,10 @@ class LaneSender:
         if self._lane is None or not self._pending:
             return
         count = min(len(self._pending), self._group_batches_max)
-        self._start_push(self._lane, [self._pending.popleft() for _ in range(count)])
+        asked = [self._pending.popleft() for _ in range(count)]
+        self._start_push(self._lane, asked, is_ask=True)
         if self._pending:
-            self._asking = asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again)
+            self._ask_in(ASK_AGAIN_S)
 
     async def _recover(self) -> None:
         """Find the lane again, then queue what is unsettled in front of the rest, in order."""

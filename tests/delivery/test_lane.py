@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +47,7 @@ class ListSink:
         self.closed = 0
         self.gate = threading.Event()
         self.gate.set()
+        self.wants_ms = 0
         self.fail_write: Callable[[Batch], None] = lambda batch: None
         self.fail_flush: Callable[[int], None] = lambda flushes: None
 
@@ -70,7 +72,7 @@ class ListSink:
         self.written = []
 
     def due_in_ms(self, now_ms: int) -> int:
-        return 0
+        return self.wants_ms
 
     def tick(self, now_ms: int) -> None:
         pass
@@ -275,6 +277,44 @@ def test_a_push_that_is_stuck_in_part_is_answered_in_part(bench: Bench) -> None:
     healed.set()
     assert bench.push(make_batch(0, 1)) == [DURABLE]
     assert bench.sink.durable == [(2, 1), (1, 0)]
+
+
+def test_a_sink_that_wants_more_before_it_flushes_gets_it(bench: Bench) -> None:
+    """Pushes are told "pending" at once; the batches are one flush when the sink is ready."""
+    bench.sink.wants_ms = 60_000
+    assert bench.push(make_batch(0), make_batch(1, 2)) == [PENDING, PENDING]
+    assert bench.push(make_batch(2)) == [PENDING]
+    assert bench.push(make_batch(0)) == [PENDING]
+    assert bench.sink.durable == []
+    bench.sink.wants_ms = 0
+    assert bench.push(make_batch(3)) == [DURABLE]
+    assert bench.push(make_batch(0), make_batch(1, 2), make_batch(2)) == [DURABLE] * 3
+    assert (bench.sink.flushes, bench.sink.durable) == (1, [(1, 0), (2, 1), (1, 2), (1, 3)])
+
+
+def test_a_sink_that_waits_flushes_without_further_traffic(bench: Bench) -> None:
+    """The time it names is kept by the lane, with nobody pushing."""
+    asked = []
+
+    def wants(now_ms: int) -> int:
+        asked.append(now_ms)
+        return max(0, asked[0] + 30 - now_ms)
+
+    bench.sink.due_in_ms = wants  # type: ignore[method-assign]
+    assert bench.push(make_batch(0)) == [PENDING]
+    for _ in range(1000):
+        if bench.sink.durable:
+            break
+        time.sleep(0.01)
+    assert bench.sink.durable == [(1, 0)]
+
+
+def test_close_does_not_wait_for_a_sink_that_wants_more(bench: Bench) -> None:
+    """What was held back is flushed and the lane is closed."""
+    bench.sink.wants_ms = 60_000
+    assert bench.push(make_batch(0)) == [PENDING]
+    assert bench.lane.close(5_000)
+    assert bench.sink.durable == [(1, 0)]
 
 
 def test_a_transient_write_error_keeps_the_order_of_its_workspace(bench: Bench) -> None:

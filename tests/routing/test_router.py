@@ -13,6 +13,7 @@ from cdp_ray_sinks.batch.batch import BatchHeader, Pack
 from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, PENDING, Group, make_group
 from cdp_ray_sinks.delivery.router_link import COMPLETE, OWED, REQUIRED_SETTLED
 from cdp_ray_sinks.errors import SequenceGapError
+from cdp_ray_sinks.routing import lane_sender
 from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
 from cdp_ray_sinks.routing.router import Router, SinkRoute
 from cdp_ray_sinks.routing.table import RoutingTable
@@ -361,6 +362,28 @@ def test_a_pending_batch_is_asked_for_again_while_others_of_its_push_are_settled
         assert state == COMPLETE
         assert asked.count(0) == asked.count(2) == 1
         assert router.state()["sinks"]["one"]["in_flight_bytes"] == 0
+
+    run(scenario())
+
+
+def test_many_pending_batches_are_asked_for_without_a_wait_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once a held back flush is over, one wait is enough for all; twenty would not fit."""
+    monkeypatch.setattr(lane_sender, "ASK_AGAIN_S", 1.0)
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        is_flushed = False
+        lane.outcome = lambda sequence: DURABLE if is_flushed else PENDING
+        router = make_router({"one": Places(lane)}, in_flight_bytes_max=1_000_000)
+        for number in range(20):
+            headers = [header(sequence) for sequence in range(32 * number, 32 * number + 32)]
+            await router.route(PRODUCER, 1, number + 1, group(*headers))
+        assert router.state()["sinks"]["one"]["in_flight_bytes"] == 64_000
+        is_flushed = True
+        while router.state()["sinks"]["one"]["in_flight_bytes"]:
+            await asyncio.sleep(0.01)
 
     run(scenario())
 
