@@ -1,8 +1,8 @@
 """The bytes of a commit on their way to its file: as they are, or serialised as they go.
 
 A format that serialises gives its bytes in chunks. Each is made in a second thread while
-the one before is hashed and written, so that a commit takes as long as the slower of the
-two and holds two chunks of memory, however large it is.
+the ones before are hashed and written, so that a commit takes as long as the slower of the
+two and holds a few chunks of memory, however large it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from itertools import cycle
 from queue import SimpleQueue
 from typing import Final, TypeAlias
 
@@ -23,8 +24,12 @@ Chunks: TypeAlias = Generator[memoryview, None, None]
 Encoded: TypeAlias = Sequence[memoryview] | Chunks
 """See `SegmentWriter.encode`."""
 
-NO_BYTES: Final = memoryview(b"")
-"""The last chunk of those whose memory is given back: until it is used the one before may be."""
+CHUNKS_HELD: Final = 4
+"""So many chunks of a commit are in memory: one is written, the others wait or are being made.
+
+A chunk is no longer used once that many further ones have been asked for. Two are enough if
+both sides are steady, but writes stall now and then: with more the maker goes on meanwhile.
+"""
 AHEAD_BYTES_MIN: Final = 2 * 1024 * 1024
 """Records of a commit from which on a second thread pays; it costs some 100 us."""
 SYNC_STEP_BYTES: Final = 1024 * 1024
@@ -35,29 +40,36 @@ compressed, then waits 5 ms for its sync instead of 9."""
 def chunks_of(pool: BufferPool, fill: Callable[[Bytes], int]) -> Chunks:
     """Chunks made by `fill`, which writes the next ones into the buffer it is given.
 
-    It returns how many bytes, 0 when there is nothing more. Two of the pool's buffers are
-    used in turn and given back at the end, also when the chunks are closed before it.
+    It returns how many bytes, 0 when there is nothing more. CHUNKS_HELD of the pool's buffers
+    are used in turn and given back at the end, also when the chunks are closed before it.
     """
-    buffers = [pool.get(), pool.get()]
+    buffers = [pool.get() for _ in range(CHUNKS_HELD)]
     try:
-        turn = 0
-        while held_bytes := fill(buffers[turn]):
-            yield buffers[turn].data[:held_bytes]
-            turn = 1 - turn
-        yield NO_BYTES
+        for buffer in cycle(buffers):
+            held_bytes = fill(buffer)
+            if not held_bytes:
+                break
+            yield buffer.data[:held_bytes]
+        yield from no_more()
     finally:
         for buffer in buffers:
             pool.put(buffer)
 
 
+def no_more() -> Chunks:
+    """What to yield before a chunk's memory is given to others: then none is used any more."""
+    for _ in range(CHUNKS_HELD - 1):
+        yield memoryview(b"")
+
+
 def made_ahead(chunks: Chunks) -> Chunks:
-    """The same chunks, each made in a second thread while the one before is used.
+    """The same chunks, made in a second thread while the ones before are used.
 
     A chunk holds until the next is asked for. What making one raises is raised here.
     Closing waits for the chunk that is being made and then closes `chunks`.
     """
     made: SimpleQueue[memoryview | BaseException | None] = SimpleQueue()
-    room = threading.Semaphore(2)  # a chunk in use and one made: the queue holds no more
+    room = threading.Semaphore(CHUNKS_HELD)  # the one in use among them
     stopping = threading.Event()
 
     def make() -> None:

@@ -57,12 +57,11 @@ class SegmentWriter(Protocol):
         gathered writes, and hold until `release`.
 
         A generator, if there is: it gives chunks of a few MB, and may run in a thread of
-        its own, where each chunk is made while the one before is written. A chunk is no
-        longer used once the next but one is asked for, so two buffers are enough; where they
-        are given back to a pool, an empty chunk comes last (see `files.encoded.chunks_of`).
-        The generator is closed when the commit ends, in its
-        middle too if a write fails; the next try encodes again. What it raises, the commit
-        raises.
+        its own, where chunks are made while the ones before are written. A chunk is no
+        longer used once CHUNKS_HELD further ones have been asked for, so as many buffers are
+        enough (`files.encoded.chunks_of`, which also gives them back to a pool). The
+        generator is closed when the commit ends, in its middle too if a write fails; the
+        next try encodes again. What it raises, the commit raises.
 
         Called several times before `release` when a commit reaches several segments, each
         time after the last one's generator is closed.

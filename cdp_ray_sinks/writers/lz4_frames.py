@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle
 from typing import Final, Literal, TypeAlias
 
 import lz4.frame
@@ -17,7 +18,7 @@ import numpy as np
 
 from cdp_ray_sinks.batch.batch import Bytes
 from cdp_ray_sinks.files.buffer_pool import BufferPool
-from cdp_ray_sinks.files.encoded import NO_BYTES, Chunks
+from cdp_ray_sinks.files.encoded import CHUNKS_HELD, Chunks, no_more
 from cdp_ray_sinks.files.lz4_frame import STORED
 from cdp_ray_sinks.writers.lz4_blocks import CompressBlock, bound_bytes, compress_block
 
@@ -38,8 +39,8 @@ BLOCK_BYTES_MAX: Final = max(_BLOCK_IDS)
 _FRAME_END: Final = bytes(4)
 JOINED_BYTES_MAX: Final = 64 * 1024
 """Outputs that are shorter together are one chunk: a write of its own costs more."""
-_BUFFERS: Final = 6
-"""Three for each frame that is being made: one to gather a block in, two for chunks."""
+_BUFFERS: Final = 2 * (1 + CHUNKS_HELD)
+"""For two frames at a time: one to gather a block in, the others for chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ def frame_chunks(
         block_linked=False,
     )
     pool = frame_pool()
-    out, other, stage = pool.get(), pool.get(), pool.get()
+    stage, *buffers = (pool.get() for _ in range(1 + CHUNKS_HELD))
+    outs = cycle(buffers)
+    out = next(outs)
     done_bytes, held = 0, _put(out, 0, head)
     try:
         for block in _full_blocks(pieces, stage[:block_bytes]):
@@ -90,13 +93,13 @@ def frame_chunks(
             held = _add_block(out, held, block, compress)
             if held > JOINED_BYTES_MAX:
                 yield out.data[:held]
-                out, other, held = other, out, 0
+                out, held = next(outs), 0
         if content_bytes not in (0, done_bytes):
             raise ValueError(f"{done_bytes} bytes came where {content_bytes} were announced")
         yield out.data[: _put(out, held, _FRAME_END)]
-        yield NO_BYTES
+        yield from no_more()
     finally:
-        for buffer in (out, other, stage):
+        for buffer in (stage, *buffers):
             pool.put(buffer)
         if isinstance(pieces, Generator):
             pieces.close()

@@ -16,7 +16,7 @@ from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.batch.text_lines import TextLines
 from cdp_ray_sinks.files.buffer_pool import BufferPool
 from cdp_ray_sinks.files.commit_index import LZ4, RANGE_CHECKSUM
-from cdp_ray_sinks.files.encoded import Chunks, chunks_of
+from cdp_ray_sinks.files.encoded import CHUNKS_HELD, Chunks, chunks_of
 from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX
 from cdp_ray_sinks.writers.lz4_frames import BLOCK_BYTES_MAX, Lz4Settings, frame_chunks
 
@@ -34,8 +34,8 @@ _TEXT_FACTOR: Final = 2
 _SMALL_BLOCKS: Final = (64 * 1024, 256 * 1024, 1024 * 1024)
 
 BUFFER_BYTES: Final = 1024 * 1024
-BUFFERS: Final = 4
-"""A commit uses two at a time, and one chain of a lane commits at a time."""
+BUFFERS: Final = CHUNKS_HELD
+"""What a commit uses, and one chain of a lane commits at a time."""
 
 
 def new_pool(buffer_bytes: int = BUFFER_BYTES) -> BufferPool:

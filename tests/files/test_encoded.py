@@ -19,7 +19,13 @@ from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.errors import TransientError
 from cdp_ray_sinks.files.buffer_pool import BufferPool
 from cdp_ray_sinks.files.commit_index import RANGE_CHECKSUM
-from cdp_ray_sinks.files.encoded import AHEAD_BYTES_MIN, chunks_of, made_ahead, write_encoded
+from cdp_ray_sinks.files.encoded import (
+    AHEAD_BYTES_MIN,
+    CHUNKS_HELD,
+    chunks_of,
+    made_ahead,
+    write_encoded,
+)
 from cdp_ray_sinks.files.file_system import LocalFileSystem
 
 PIECE_BYTES = 1000
@@ -48,7 +54,7 @@ def test_what_is_written_is_what_was_made(
 ) -> None:
     """However the bytes are cut into chunks, in one thread or in two."""
     path = tmp_path_factory.mktemp("made") / "file"
-    pool = BufferPool(2, piece_bytes)
+    pool = BufferPool(CHUNKS_HELD, piece_bytes)
     with path.open("w+b") as file:
         end, found = write_encoded(
             LocalFileSystem(),
@@ -62,42 +68,41 @@ def test_what_is_written_is_what_was_made(
     assert path.read_bytes() == data
     assert end == len(data)
     assert found == (xxhash.xxh3_64_intdigest(data) if checksum else 0)
-    assert pool.available == 2
+    assert pool.available == CHUNKS_HELD
 
 
-def test_the_next_chunk_is_made_while_one_is_used_and_no_further() -> None:
-    """Two buffers are enough: the third chunk is asked for when the first is let go."""
+def test_the_next_chunks_are_made_while_one_is_used_and_no_further() -> None:
+    """As many buffers are enough: a further chunk is asked for when the first is let go."""
     asked: list[int] = []
     made = threading.Semaphore(0)
 
     def chunks() -> Generator[memoryview, None, None]:
-        for number in range(5):
+        for number in range(9):
             asked.append(number)
             made.release()
             yield memoryview(bytes([number]))
 
     given_out = made_ahead(chunks())
-    for number in range(5):
+    for number in range(9):
         assert next(given_out)[0] == number
-        if number < 4:
-            assert made.acquire(timeout=10)
-        assert len(asked) <= number + 2
+        assert made.acquire(timeout=10)
+        assert len(asked) <= number + CHUNKS_HELD
     assert next(given_out, None) is None
 
 
 def test_buffers_go_back_only_when_the_last_chunk_is_used() -> None:
     """Or another thread would write into what is being written."""
-    pool = BufferPool(2, 8)
+    pool = BufferPool(CHUNKS_HELD, 8)
     sizes = iter([8, 8, 3, 0])
     for chunk in made_ahead(chunks_of(pool, lambda _: next(sizes))):
         time.sleep(0.01)
         assert len(chunk) == 0 or pool.available == 0
-    assert pool.available == 2
+    assert pool.available == CHUNKS_HELD
 
 
 def test_an_error_while_making_is_raised_where_the_chunks_are_used() -> None:
     """With the chunks before it used, and the buffers given back."""
-    pool = BufferPool(2, 8)
+    pool = BufferPool(CHUNKS_HELD, 8)
     calls: Iterator[int] = iter([8, 8])
 
     def fill(buffer: Any) -> int:
@@ -106,14 +111,14 @@ def test_an_error_while_making_is_raised_where_the_chunks_are_used() -> None:
     used = []
     with pytest.raises(RuntimeError):
         used.extend(chunk.nbytes for chunk in made_ahead(chunks_of(pool, fill)))
-    assert pool.available == 2
+    assert pool.available == CHUNKS_HELD
     assert threading.active_count() == len(threading.enumerate())
     assert not [thread for thread in threading.enumerate() if thread.name == "encoder"]
 
 
 def test_a_write_that_fails_ends_the_making(tmp_path: Path) -> None:
     """The thread is gone, the buffers are back, and no more than two chunks were made."""
-    pool = BufferPool(2, 8)
+    pool = BufferPool(CHUNKS_HELD, 8)
     made = []
 
     def fill(buffer: Any) -> int:
@@ -129,8 +134,8 @@ def test_a_write_that_fails_ends_the_making(tmp_path: Path) -> None:
             Full(), file.fileno(), chunks_of(pool, fill), 0,
             checksum=True, ahead=True, will_sync=False,
         )  # fmt: skip
-    assert len(made) <= 3
-    assert pool.available == 2
+    assert len(made) <= CHUNKS_HELD + 1
+    assert pool.available == CHUNKS_HELD
     assert not [thread for thread in threading.enumerate() if thread.name == "encoder"]
 
 
@@ -141,7 +146,7 @@ class ChunkedWriter:
     index_flags = RANGE_CHECKSUM
 
     def __init__(self) -> None:
-        self.pool = BufferPool(2, 1 << 20)
+        self.pool = BufferPool(CHUNKS_HELD, 1 << 20)
         self.broken_at: int | None = None
 
     def stream_of(self, header: BatchHeader) -> str:
@@ -196,7 +201,7 @@ def test_a_commit_in_chunks_that_fails_is_written_again(bench: Any, operation: s
     bench.fs.fails = lambda called, name: 0
     chain.commit()
     chain.close()
-    assert chain._writer.pool.available == 2
+    assert chain._writer.pool.available == CHUNKS_HELD
     expected = bench.batch(0, text="x" * AHEAD_BYTES_MIN).records.repeat(2).tobytes()
     assert bench.path("2026-01-01/00/data.twice").read_bytes() == expected
 

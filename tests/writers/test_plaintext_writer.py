@@ -20,7 +20,7 @@ import pytest
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.files.buffer_pool import BufferPool
 from cdp_ray_sinks.files.chain import Chain, ChainOptions
-from cdp_ray_sinks.files.encoded import AHEAD_BYTES_MIN
+from cdp_ray_sinks.files.encoded import AHEAD_BYTES_MIN, CHUNKS_HELD
 from cdp_ray_sinks.files.rotation_policy import RotationPolicy
 from cdp_ray_sinks.writers.lz4_frames import Lz4Settings
 from cdp_ray_sinks.writers.plaintext import PlainTextLz4Writer, PlainTextWriter
@@ -66,7 +66,7 @@ def test_a_commit_is_the_lines_of_its_batches_in_order(maker: Any, line_parser: 
 
 def test_compressed_a_commit_is_one_frame_of_the_same_lines(maker: Any) -> None:
     """Little text has small blocks."""
-    pool = BufferPool(2, BUFFER_BYTES)
+    pool = BufferPool(CHUNKS_HELD, BUFFER_BYTES)
     small = [maker.batch([maker.message(50)])]
     large = [maker.batch([maker.message(5000, filler=b"x" * 500)])]
     for batches, block_bytes in ((small, 64 * 1024), (large, 4 * 1024 * 1024)):
@@ -76,12 +76,12 @@ def test_compressed_a_commit_is_one_frame_of_the_same_lines(maker: Any) -> None:
             assert lz4.frame.decompress(frame) == text_of(PlainTextWriter(pool), batches)
             info = lz4.frame.get_frame_info(frame)
             assert (info["block_size"], info["content_checksum"]) == (block_bytes, False)
-    assert pool.available == 2
+    assert pool.available == CHUNKS_HELD
 
 
 def test_buffers_are_the_pools_and_come_back(maker: Any) -> None:
     """Also when a commit is broken off; a hundred commits miss none."""
-    pool = BufferPool(2, BUFFER_BYTES)
+    pool = BufferPool(CHUNKS_HELD, BUFFER_BYTES)
     writer = PlainTextWriter(pool)
     batches = [maker.batch([maker.message(1000)])]
     for _ in range(100):
@@ -90,7 +90,7 @@ def test_buffers_are_the_pools_and_come_back(maker: Any) -> None:
     next(broken_off)
     assert pool.available == 0
     broken_off.close()
-    assert pool.available == 2
+    assert pool.available == CHUNKS_HELD
     assert text_of(writer, batches) == text_of(PlainTextWriter(), batches)
     assert pool.hit_rate == 1.0
 
@@ -115,10 +115,10 @@ def test_batches_without_lines_are_a_commit_all_the_same(tmp_path: Path, maker: 
 
 
 def test_large_commits_are_formatted_while_they_are_written(tmp_path: Path, maker: Any) -> None:
-    """In a second thread, in two buffers; the file is the same."""
+    """In a second thread, in a few buffers; the file is the same."""
     batch = maker.batch([maker.message(10_000, filler=b"y" * 300)] * 3)
     assert batch.header.record_bytes > AHEAD_BYTES_MIN
-    pool = BufferPool(2, BUFFER_BYTES)
+    pool = BufferPool(CHUNKS_HELD, BUFFER_BYTES)
     chain = Chain(tmp_path, 42, PlainTextWriter(pool), ChainOptions())
     chain.open()
     chain.append(batch)
@@ -126,7 +126,7 @@ def test_large_commits_are_formatted_while_they_are_written(tmp_path: Path, make
     chain.close()
     text = next(tmp_path.rglob("events.log")).read_bytes()
     assert text == text_of(PlainTextWriter(), [batch])
-    assert (pool.hit_rate, pool.available) == (1.0, 2)
+    assert (pool.hit_rate, pool.available) == (1.0, CHUNKS_HELD)
 
 
 def numbers_in(path: Path) -> list[int]:
