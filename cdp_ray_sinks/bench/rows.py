@@ -14,6 +14,7 @@ REFERENCE_LIMITS: Final = {
     "raw write + fdatasync": 1.18e9,
     "ray.put": 3.13e9,
     "memcpy": 8.9e9,
+    "lz4.frame.compress": 0.65e9,
 }
 SUSPECT_BELOW: Final = 0.7
 
