@@ -7,11 +7,21 @@ where writers and sinks take it from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.files.segment import SegmentWriter
 
 WriterFactory: TypeAlias = Callable[[], SegmentWriter]
 """Makes a writer of its own for each chain."""
 
-__all__ = ["SegmentWriter", "WriterFactory"]
+STREAMS: Final[dict[int, str]] = {
+    SchemaType.EVENT: "events",
+    SchemaType.LOG: "logs",
+    SchemaType.METRIC: "metrics",
+    SchemaType.TRACE: "traces",
+    SchemaType.SNAPSHOT: "snapshots",
+}
+"""The stream, and so the name of the files, of each schema that has one."""
+
+__all__ = ["STREAMS", "SegmentWriter", "WriterFactory"]

@@ -12,21 +12,14 @@ from dataclasses import replace
 from typing import ClassVar, Final
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader, Bytes
-from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.batch.text_lines import TextLines
 from cdp_ray_sinks.files.buffer_pool import BufferPool
 from cdp_ray_sinks.files.commit_index import LZ4, RANGE_CHECKSUM
 from cdp_ray_sinks.files.encoded import CHUNKS_HELD, Chunks, chunks_of
 from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX
+from cdp_ray_sinks.writers.base import STREAMS
 from cdp_ray_sinks.writers.lz4_frames import BLOCK_BYTES_MAX, Lz4Settings, frame_chunks
 
-STREAMS: Final[dict[int, str]] = {
-    SchemaType.EVENT: "events",
-    SchemaType.LOG: "logs",
-    SchemaType.METRIC: "metrics",
-    SchemaType.TRACE: "traces",
-    SchemaType.SNAPSHOT: "snapshots",
-}
 RAW_STREAM: Final = "raw"
 
 _TEXT_FACTOR: Final = 2
