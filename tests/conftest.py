@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,25 @@ def maker() -> Any:
 def line_parser() -> Any:
     """Reads lines of text back: the `LineParser` of line_parser.py."""
     return _beside("line_parser").LineParser()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A private cluster of this test session."""
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="cdp-", dir="/tmp", ignore_cleanup_errors=True) as temp:
+        ray.init(
+            address="local",
+            num_cpus=8,
+            object_store_memory=400 * 1024 * 1024,
+            include_dashboard=False,
+            log_to_driver=False,
+            namespace="cdp_ray_sinks",
+            _temp_dir=temp,
+        )
+        yield
+        ray.shutdown()
 
 
 def _beside(name: str) -> Any:

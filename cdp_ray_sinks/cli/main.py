@@ -148,6 +148,19 @@ def scan(
 
 
 @app.command()
+def query(
+    path: Annotated[Path, typer.Argument(help="A folder of Parquet files, or one of them.")],
+    sql: Annotated[str, typer.Argument(help="SQL over events, logs, snapshots, metrics, traces.")],
+    limit: Annotated[int, typer.Option(min=0, help="End a table after so many rows.")] = 1000,
+    json: Json = False,
+) -> None:
+    """Ask the Parquet files in SQL; columns workspace, date and hour come from their paths."""
+    from cdp_ray_sinks.cli.query import query_files
+
+    raise typer.Exit(query_files(path, sql, limit, json))
+
+
+@app.command()
 def verify(path: ArchivePath, json: Json = False) -> None:
     """Prove an archive against its commit indexes; name each damaged place."""
     from cdp_ray_sinks.cli.verify import verify_archive

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from cdp_ray_sinks.config import PipelineConfig
 
 MIB = 1024 * 1024
 _names = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """A private cluster of this test session."""
-    with tempfile.TemporaryDirectory(prefix="cdp-", dir="/tmp", ignore_cleanup_errors=True) as temp:
-        ray.init(
-            address="local",
-            num_cpus=8,
-            object_store_memory=400 * MIB,
-            include_dashboard=False,
-            log_to_driver=False,
-            namespace="cdp_ray_sinks",
-            _temp_dir=temp,
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture
