@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from cdp_ray_sinks.batch.batch import Batch
-from cdp_ray_sinks.cli.archive_reading import batches_of, check_paths, new_batches_of
+from cdp_ray_sinks.cli.archive_reading import check_paths, new_batches_of
 from cdp_ray_sinks.cli.events import events_of
 from cdp_ray_sinks.cli.output import escaped, say, to_json, wants_colour
 from cdp_ray_sinks.clock import SystemClock
-from cdp_ray_sinks.files.archive_reading import ALL
+from cdp_ray_sinks.files.archive_reading import ALL, read_batches
 from cdp_ray_sinks.files.selection import Selection
 
 DIM: Final = "2"
@@ -64,18 +64,23 @@ def cat_archives(
 
     check_paths(paths)
     colour = wants_colour()
-    batches: Iterable[Batch] = (
-        new_batches_of(paths, on_damage, selection, SystemClock())
-        if follow
-        else (batch for _, batch in batches_of(paths, on_damage, selection))
-    )
-    events = (event for batch in batches for event in events_of(batch, on_damage, selection))
+    batches: Iterable[Batch]
+    if follow:
+        say(f"following {', '.join(map(str, paths))}; Ctrl-C ends")
+        batches = new_batches_of(paths, on_damage, selection, SystemClock())
+    else:
+        batches = (b for _, b in read_batches(paths, lambda e: on_damage(str(e)), selection))
+    left = limit
     try:
-        for event in islice(events, limit):
-            line = to_json(event) if as_json else event_line(event, colour)
-            sys.stdout.write(line + "\n")
+        for batch in batches if limit != 0 else ():
+            for event in islice(events_of(batch, on_damage, selection), left):
+                line = to_json(event) if as_json else event_line(event, colour)
+                sys.stdout.write(line + "\n")
+                left = None if left is None else left - 1
             if follow:
                 sys.stdout.flush()
+            if left == 0:
+                break
     except KeyboardInterrupt:
         if not follow:
             raise

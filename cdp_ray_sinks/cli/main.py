@@ -27,7 +27,10 @@ From = Annotated[
     str | None,
     typer.Option("--from", metavar="TIME", help="Not before: ISO 8601, a date, or Unix ms."),
 ]
-To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Not after; inclusive.")]
+To = Annotated[
+    str | None, typer.Option("--to", "--until", metavar="TIME", help="Not after; inclusive.")
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Not after; inclusive.")]
 TimeOf = Annotated[
     str, typer.Option("--time", metavar="received|event", help="Which time --from, --to mean.")
 ]
@@ -182,17 +185,32 @@ def status(
 
 @app.command()
 def send(
-    file: Annotated[Path, typer.Argument(help="Frames: u32 big-endian length and message.")],
+    paths: Annotated[list[Path], typer.Argument(help="Archives, .bin files, files of frames.")],
     to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The tcp source to send to.")],
-    rate: Annotated[
-        int | None, typer.Option(min=1, metavar="BYTES", help="At most so many bytes a second.")
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Put into each message: '${NAME}', '${file:PATH}', or 32 hex digits, which "
+            "others on this machine can see.",
+        ),
     ] = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="RATE", help="At most 10MB, or 50000ev, a second.")
+    ] = None,
+    start: From = None,
+    end: Until = None,
+    time: TimeOf = "received",
+    workspace: Workspaces = None,
+    kind: Kinds = None,
     json: Json = False,
 ) -> None:
-    """Play a file of raw frames to a tcp source."""
-    from cdp_ray_sinks.cli.send import send_file
+    """Play archives, or files of raw frames, to a tcp source."""
+    from cdp_ray_sinks.cli.selecting import make_selection
+    from cdp_ray_sinks.cli.send import send_paths
 
-    raise typer.Exit(send_file(file, to, rate, json))
+    selection = make_selection(start, end, time, workspace or [], kind or [])
+    raise typer.Exit(send_paths(paths, to, rate, api_key, json, selection))
 
 
 @app.command()

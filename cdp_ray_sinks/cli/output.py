@@ -66,6 +66,26 @@ def say_error(text: str) -> None:
         say(f"error: {line}")
 
 
+class Complaints:
+    """Says the first few of what may be very many things, and counts all."""
+
+    def __init__(self, what: str, shown_max: int = 20) -> None:
+        self.count = 0
+        self._what = what
+        self._shown_max = shown_max
+
+    def tell(self, text: object) -> None:
+        """One more."""
+        self.count += 1
+        if self.count <= self._shown_max:
+            say(f"{self._what}: {text}")
+
+    def tell_rest(self) -> None:
+        """How many were not said."""
+        if self.count > self._shown_max:
+            say(f"{self._what}: and {count_text(self.count - self._shown_max)} more")
+
+
 def wants_colour() -> bool:
     """Whether stdout is a terminal that should get colours."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

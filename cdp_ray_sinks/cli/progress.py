@@ -12,11 +12,11 @@ Advance = Callable[[int, int], None]
 
 
 @contextmanager
-def byte_bar(title: str) -> Iterator[Advance]:
-    """A transient bar on stderr."""
+def byte_bar(title: str, is_quiet: bool = False) -> Iterator[Advance | None]:
+    """A transient bar on stderr; None where none is shown, which `is_quiet` asks for too."""
     console = stderr_console()
-    if not console.is_terminal:
-        yield lambda done, total: None
+    if is_quiet or not console.is_terminal:
+        yield None
         return
     from rich.progress import (
         BarColumn,
@@ -36,4 +36,4 @@ def byte_bar(title: str) -> Iterator[Advance]:
     )
     with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        yield lambda done, total: bars.update(task, completed=min(done, total), total=total)

@@ -19,16 +19,15 @@ from cdp_ray_sinks.batch.columns import (
 )
 from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.batch.kernels.running_number import NUMBER_COUNT_MAX, RunningNumbers
-from cdp_ray_sinks.cli.archive_reading import batches_of, check_paths, wanted_rows
+from cdp_ray_sinks.cli.archive_reading import check_paths, wanted_rows
 from cdp_ray_sinks.cli.cat import time_text
-from cdp_ray_sinks.cli.output import count_text, print_json, say
+from cdp_ray_sinks.cli.output import Complaints, count_text, print_json
 from cdp_ray_sinks.cli.progress import byte_bar
 from cdp_ray_sinks.errors import ConfigError, MalformedMessageError
-from cdp_ray_sinks.files.archive_reading import ALL, selected_segments
+from cdp_ray_sinks.files.archive import stored_bytes
+from cdp_ray_sinks.files.archive_reading import ALL, read_located, selected_segments
 from cdp_ray_sinks.files.record_scan import received_times
 from cdp_ray_sinks.files.selection import Selection
-
-DAMAGE_SHOWN_MAX = 20
 
 
 class ArchiveScan:
@@ -37,25 +36,13 @@ class ArchiveScan:
     def __init__(self, numbers: RunningNumbers | None, selection: Selection = ALL) -> None:
         self.records = 0
         self.events = 0
-        self.damaged = 0
-        self.undecodable = 0
+        self.damaged = Complaints("damaged")
+        self.undecodable = Complaints("undecodable, kept as received")
         self.first_ms: int | None = None
         self.last_ms: int | None = None
         self.numbers = numbers
         self._selection = selection
         self._buffers = DecodeBuffers()
-
-    def tell_damage(self, text: str) -> None:
-        """Count what could not be read, and say so for the first few."""
-        self.damaged += 1
-        if self.damaged <= DAMAGE_SHOWN_MAX:
-            say(f"damaged: {text}")
-
-    def tell_undecodable(self, text: str) -> None:
-        """Count a message that a client sent malformed: the archive is whole all the same."""
-        self.undecodable += 1
-        if self.undecodable <= DAMAGE_SHOWN_MAX:
-            say(f"undecodable, kept as received: {text}")
 
     def add(self, batch: Batch) -> None:
         """Take in a batch."""
@@ -71,7 +58,7 @@ class ArchiveScan:
         """How many events, log entries, metrics, spans or snapshots the batch holds."""
 
         def tell(message: int, error: MalformedMessageError) -> None:
-            self.tell_undecodable(f"batch {batch.header.batch_id}, message {message}: {error}")
+            self.undecodable.tell(f"batch {batch.header.batch_id}, message {message}: {error}")
 
         match batch.header.schema_type:
             case SchemaType.EVENT:
@@ -87,7 +74,7 @@ class ArchiveScan:
             case _:
                 return 0
         for text in decoded.damage_texts():
-            self.tell_undecodable(f"batch {batch.header.batch_id}, {text}")
+            self.undecodable.tell(f"batch {batch.header.batch_id}, {text}")
         table = wanted_rows(decoded.table, batch.header.schema_type, self._selection)
         if self.numbers is not None:
             self.numbers.add(table.column("payload"))
@@ -119,21 +106,22 @@ def scan_archive(
     numbers = None if synthetic_count is None else RunningNumbers(synthetic_count)
     scan = ArchiveScan(numbers, selection)
     check_paths([path])
-    total_bytes = sum(s.path.stat().st_size for s in selected_segments(path, selection))
-    done_bytes = 0
-    with byte_bar("scanning") as advance:
-        for _, batch in batches_of([path], scan.tell_damage, selection):
-            scan.add(batch)
-            done_bytes += len(batch.records)
-            advance(done_bytes, total_bytes)
-    if scan.damaged > DAMAGE_SHOWN_MAX:
-        say(f"damaged: and {count_text(scan.damaged - DAMAGE_SHOWN_MAX)} more places")
+    with byte_bar("scanning", is_quiet=as_json) as advance:
+        total_bytes = 0
+        if advance is not None:
+            total_bytes = sum(stored_bytes(s.path) for s in selected_segments(path, selection))
+        for found in read_located([path], scan.damaged.tell, selection):
+            scan.add(found.batch)
+            if advance is not None:
+                advance(found.read_bytes, total_bytes)
+    scan.damaged.tell_rest()
+    scan.undecodable.tell_rest()
     if as_json:
         print_json(scan.to_dict())
     else:
         _print_scan(scan)
     is_whole = numbers is None or (numbers.missing == 0 and numbers.duplicated == 0)
-    return 0 if is_whole and not scan.damaged else 1
+    return 0 if is_whole and not scan.damaged.count else 1
 
 
 def _print_scan(scan: ArchiveScan) -> None:

@@ -13,7 +13,7 @@ from cdp_ray_sinks.files.archive import VerifyReport, verify
 def verify_archive(path: Path, as_json: bool) -> int:
     """Print what holds and each place that does not; 1 if there is one."""
     try:
-        with byte_bar("verifying") as advance:
+        with byte_bar("verifying", is_quiet=as_json) as advance:
             report = verify(path, advance)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file or folder") from None

@@ -149,7 +149,7 @@ def verify(
         complain(CorruptSegmentError(str(error.filename), 0, error.strerror or str(error)))
 
     found = [each for each in _walk(Path(path), workspace, unreadable) if _is_checkable(each)]
-    total_bytes = sum(_file_bytes(each) for each in found)
+    total_bytes = sum(stored_bytes(each) for each in found)
     checked_bytes = segment_count = events = messages = held = uncommitted = beyond = 0
 
     def on_bytes(count: int) -> None:
@@ -195,7 +195,8 @@ def _is_checkable(path: Path) -> bool:
     return holds_records or index_path_of(path).exists()
 
 
-def _file_bytes(path: Path) -> int:
+def stored_bytes(path: Path) -> int:
+    """The size of a file, 0 if it can't be told."""
     try:
         return path.stat().st_size
     except OSError:

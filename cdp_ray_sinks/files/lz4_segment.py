@@ -19,7 +19,7 @@ from cdp_ray_sinks.errors import CorruptSegmentError
 from cdp_ray_sinks.files.commit_index import Commit
 from cdp_ray_sinks.files.index_reading import Range, Report, SegmentIndex, Wanted, header_of
 from cdp_ray_sinks.files.lz4_frame import Block, Lz4Frame
-from cdp_ray_sinks.files.lz4_stream import RecordStream, pieces_of
+from cdp_ray_sinks.files.lz4_stream import Piece, RecordStream, pieces_of
 from cdp_ray_sinks.files.record_scan import RECORDS_BYTES_MAX, listed_batch
 from cdp_ray_sinks.files.segment_path import parse_place
 
@@ -97,6 +97,8 @@ class Lz4Segment:
         self._report = report
         self._measured: dict[Range, int] = {}
         self._ranges = [Range(0, len(data), None)]
+        self.read_offset = 0
+        """How far into the file, as it is stored, `located` has come."""
         self.workspace_id = parse_place(path).workspace_id or 0
         if index is None:
             return
@@ -144,13 +146,17 @@ class Lz4Segment:
             yield from self._listed(part, part.commit, base, position, wanted)
             return
         stream = RecordStream(self.path, self.workspace_id, self._report)
-        pieces = pieces_of(
-            self._data, part.start, min(part.end, len(self._data)), self.path, self._report
-        )
-        for offset, batch in stream.batches(pieces, records_bytes_max):
+        for offset, batch in stream.batches(self._pieces(part), records_bytes_max):
             if base + offset + len(batch.records) > position:
                 yield base + offset, batch
         self._measured[part] = stream.position
+
+    def _pieces(self, part: Range) -> Iterator[Piece | None]:
+        end = min(part.end, len(self._data))
+        for piece in pieces_of(self._data, part.start, end, self.path, self._report):
+            if piece is not None:
+                self.read_offset = piece.block.data_end
+            yield piece
 
     def complain(self, position: int, reason: str) -> None:
         """Report what is wrong at a place of the content."""
@@ -166,7 +172,7 @@ class Lz4Segment:
         self, part: Range, commit: Commit, base: int, position: int, wanted: Wanted | None
     ) -> Iterator[tuple[int, Batch]]:
         content: CommitContent | None = None
-        inner = 0
+        inner, content_bytes = 0, self._content_bytes(part)
         for entry, batch_bytes in zip(
             commit.entries, commit.entries["record_bytes"].tolist(), strict=True
         ):
@@ -175,6 +181,9 @@ class Lz4Segment:
                 continue
             if wanted is not None and not wanted(entry, commit.committed_at_ms):
                 continue
+            # A commit's frame has no places of batches: in proportion is near enough.
+            stored_bytes = part.end - part.start
+            self.read_offset = part.start + stored_bytes * inner // max(content_bytes, 1)
             header = header_of(entry, self.workspace_id)
             try:
                 content = content or CommitContent(self._data, part.start, part.end, self.path)

@@ -37,6 +37,8 @@ class MappedSegment:
         self.records = records
         self.index = index
         self._report = report
+        self.read_offset = 0
+        """How far into the file `located` has come."""
         self.workspace_id = parse_place(path).workspace_id or 0
         if index is None:
             self.end_offset = len(records)
@@ -76,9 +78,11 @@ class MappedSegment:
             if part.entry is None:
                 offset = max(position, part.start)
                 for batch in self.scan().batches(offset, part.end, records_bytes_max):
+                    self.read_offset = offset + len(batch.records)
                     yield offset, batch
                     offset += len(batch.records)
             elif wanted is None or wanted(part.entry, part.committed_at_ms):
+                self.read_offset = part.end
                 listed = self._listed(part)
                 if listed is not None:
                     yield part.start, listed
