@@ -9,7 +9,7 @@ from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.sources.send import Rate
 
 _RATE: Final = re.compile(
-    r"(?P<number>\d+(?:\.\d+)?) ?(?P<power>[kmg]i?)?(?P<unit>b|ev|events)?(?:/s)?", re.IGNORECASE
+    r"(?P<number>\d+(?:\.\d+)?) ?(?P<power>[kmg]i?)? ?(?P<unit>b|ev|events)?(?:/s)?", re.IGNORECASE
 )
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3}
 

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp_ray_sinks.batch.kernels.cache import readonly
+from cdp_ray_sinks.batch.kernels.facts import FACT_COLUMNS, FACT_KEY_OFFSET
 from cdp_ray_sinks.batch.kernels.frames import (
     INDEX_END,
     INDEX_FULL,
     INDEX_OVERSIZE,
     INDEX_PARTIAL,
     RECORD_MESSAGE_BYTES_MAX,
+    frame_messages,
     index_frames,
     index_records,
 )
@@ -123,3 +125,30 @@ def test_limits_outside_the_buffer_are_drawn_in() -> None:
     places = np.zeros(4, np.int64)
     assert index_frames(buffer, -5, 10**9, FRAME_MAX, places, places.copy()) == (1, 8, INDEX_END)
     assert index_records(buffer, -5, 10**9, places) == (0, 0, INDEX_PARTIAL)
+
+
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=60), st.integers(0, 80)), max_size=12))
+def test_messages_become_frames_under_a_key(parts: list[tuple[bytes, int]]) -> None:
+    """Each copy has the key in its place and all else as it was; the buffer is not changed."""
+    content = b"".join(message for message, _ in parts)
+    lengths = np.array([len(message) for message, _ in parts], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    facts = np.full((len(parts), FACT_COLUMNS), -1, np.int64)
+    for row, (message, place) in enumerate(parts):
+        facts[row, FACT_KEY_OFFSET] = min(place, len(message) - 16)
+    key = bytes(range(100, 116))
+    selected = np.arange(len(parts), dtype=np.int64)
+    out, ends = np.zeros(len(content) + 4 * len(parts), np.uint8), np.zeros(20, np.int64)
+    buffer = readonly(np.frombuffer(content, np.uint8))
+    keys = readonly(np.frombuffer(key, np.uint8))
+    count = frame_messages(buffer, starts, lengths, facts, selected, keys, out, ends)
+    expected = []
+    for row, (message, _) in enumerate(parts):
+        place = int(facts[row, FACT_KEY_OFFSET])
+        expected.append(message[:place] + key + message[place + 16 :])
+    assert out.tobytes() == b"".join(map(framed, expected))
+    assert ends[:count].tolist() == np.cumsum([4 + len(m) for m in expected]).tolist()
+    if parts:
+        assert frame_messages(buffer, starts, lengths, facts, selected, keys, out[:-1], ends) == (
+            len(parts) - 1
+        )
