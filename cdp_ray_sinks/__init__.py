@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cdp_ray_sinks.sinks.disk_binary import DiskBinaryConfig, DiskBinarySink
     from cdp_ray_sinks.sinks.disk_plaintext import DiskPlaintextConfig, DiskPlaintextSink
     from cdp_ray_sinks.sinks.null import NullConfig, NullSink
+    from cdp_ray_sinks.sinks.parquet import ParquetConfig, ParquetSink
     from cdp_ray_sinks.sinks.stdout import StdoutConfig, StdoutSink
     from cdp_ray_sinks.sources.synthetic import SyntheticConfig
     from cdp_ray_sinks.sources.tcp import TcpConfig
@@ -70,6 +71,8 @@ __all__ = [
     "MessageMetadata",
     "NullConfig",
     "NullSink",
+    "ParquetConfig",
+    "ParquetSink",
     "Pipeline",
     "PipelineConfig",
     "PlainTextLz4Writer",

@@ -34,6 +34,7 @@ MODULES: Final = {
     "cdp_ray_sinks.sinks.disk_binary": ("DiskBinaryConfig", "DiskBinarySink"),
     "cdp_ray_sinks.sinks.disk_plaintext": ("DiskPlaintextConfig", "DiskPlaintextSink"),
     "cdp_ray_sinks.sinks.null": ("NullConfig", "NullSink"),
+    "cdp_ray_sinks.sinks.parquet": ("ParquetConfig", "ParquetSink"),
     "cdp_ray_sinks.sinks.stdout": ("StdoutConfig", "StdoutSink"),
     "cdp_ray_sinks.sources.synthetic": ("SyntheticConfig",),
     "cdp_ray_sinks.sources.tcp": ("TcpConfig",),

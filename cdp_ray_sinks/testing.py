@@ -6,17 +6,20 @@ it before it goes behind an actor.
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import lz4.frame
 import numpy as np
+import pyarrow as pa
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
-from cdp_ray_sinks.batch.enums import LENGTH_BYTES, METADATA_BYTES, RECORD_PREFIX_BYTES
+from cdp_ray_sinks.batch.enums import LENGTH_BYTES, METADATA_BYTES, RECORD_PREFIX_BYTES, EventType
 from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.files.commit_index import xxh3
 from cdp_ray_sinks.sinks.base import KeepsLedger, Sink, SinkConfig, SinkContext
@@ -24,6 +27,17 @@ from cdp_ray_sinks.sinks.base import KeepsLedger, Sink, SinkConfig, SinkContext
 RECEIVED_AT_MS = 1_767_225_600_000
 """2026-01-01 00:00 UTC."""
 TEST_PRODUCER = b"test-producer-id"
+_ALL: Final = 2**62
+
+
+class NewBatch(Protocol):
+    """Makes the batches that a sink is checked with: `numbered_batch` or `numbered_events`."""
+
+    def __call__(
+        self, number: int, workspace_id: int, record_bytes: int, messages: int = 1
+    ) -> Batch:
+        """A batch of so many records of about that size, all of which carry the number."""
+        ...
 
 
 class FakeClock:
@@ -104,6 +118,39 @@ def numbered_batch(
     return Batch(header, records, offsets)
 
 
+def numbered_events(
+    number: int,
+    workspace_id: int = 1,
+    record_bytes: int = 0,
+    messages: int = 1,
+    received_at_ms: int = RECEIVED_AT_MS,
+) -> Batch:
+    """As `numbered_batch`, of messages that decode: one event each, `{"n":number}` its payload.
+
+    `record_bytes` is that of each record, where a message is not larger anyway.
+    """
+    from cdp_ray_sinks.batch.encoding import encode_events
+
+    payload = b'{"n":%d}' % number
+    filler = max(0, record_bytes - 200 - RECORD_PREFIX_BYTES)
+    if filler:
+        payload = payload[:-1] + b',"filler":"' + b"x" * filler + b'"}'
+    records, offsets = encode_events(
+        [EventType.TRACK] * messages,
+        [received_at_ms + place % 1000 for place in range(messages)],
+        device_ids=np.tile(np.frombuffer(number.to_bytes(16, "big"), np.uint8), (messages, 1)),
+        names=pa.array(["Numbered"] * messages),
+        payloads=pa.array([payload] * messages),
+        events_per_message=1,
+        received_at_ms=received_at_ms,
+    )
+    header = BatchHeader(
+        TEST_PRODUCER, 1, number, 1, 2, workspace_id, "test", received_at_ms, messages,
+        messages, len(records), xxh3(records),
+    )  # fmt: skip
+    return Batch(header, records, offsets)
+
+
 def numbers_in(base: Path) -> list[int]:
     """The numbers of all records in the .bin and .bin.lz4 files under `base`, in file order.
 
@@ -143,6 +190,48 @@ def numbers_in_lines(base: Path) -> list[int]:
     return found
 
 
+def numbers_in_tables(base: Path) -> list[int]:
+    """The numbers of all events in the Parquet files under `base`, in file order.
+
+    Raises what pyarrow raises for a file that is not whole, ValueError for other payloads.
+    """
+    import pyarrow.parquet as pq
+
+    found = []
+    for path in sorted(base.rglob("*.parquet")):
+        table = pq.read_table(path, columns=["payload"], partitioning=None)
+        found += [_payload_number(text) for text in table["payload"].to_pylist()]
+    return found
+
+
+def numbers_in_warehouse(base: Path) -> list[int]:
+    """As `numbers_in_tables`, and those of journals under `base` that are not published yet.
+
+    May be called while a sink is at work.
+    """
+    from cdp_ray_sinks.batch.columns import decode_events
+    from cdp_ray_sinks.files.journal_reading import JournalReader
+    from cdp_ray_sinks.writers.parquet import read_footer
+
+    journalled: dict[str, list[int]] = {}
+    for path in sorted((base / ".journal").rglob("*.bin")):
+        reader = JournalReader(path, lambda *at: None)
+        reader.read_index()
+        payloads = [decode_events(b).table["payload"].to_pylist() for b in reader.take(_ALL, _ALL)]
+        journalled[reader.journal_id] = [_payload_number(p.decode()) for p in chain(*payloads)]
+    # After the journals, so that what is published meanwhile is seen at least once.
+    published = {read_footer(path).metadata["journal_id"] for path in base.rglob("*.parquet")}
+    waiting = [numbers for name, numbers in journalled.items() if name not in published]
+    return [*numbers_in_tables(base), *chain(*waiting)]
+
+
+def _payload_number(payload: str) -> int:
+    number = json.loads(payload)["n"]
+    if not isinstance(number, int):
+        raise ValueError(f"not a numbered payload: {payload[:200]}")  # noqa: TRY004
+    return number
+
+
 _RAW_LINE: Final = re.compile(
     rb"\[[^]]+\] \[RAW\] source_ip=[0-9.]+ msg_len=\d+ payload=(?:0x([0-9a-f]{16})|(.{,64}))"
 )
@@ -171,11 +260,13 @@ def check_sink(
     config: SinkConfig,
     clock: Clock,
     read_back: Callable[[], Sequence[int]] | None,
+    new_batch: NewBatch = numbered_batch,
 ) -> None:
     """Assert what every sink promises. The destination must be empty.
 
     `read_back` gives the numbers that are durable there, in the order of each workspace, one
-    per message; None for a sink that keeps nothing.
+    per message; None for a sink that keeps nothing. `new_batch` is `numbered_events` for a sink
+    that decodes.
     """
     assert pickle.loads(pickle.dumps(config)) == config, "the config must travel to its node"
     assert type(config).model_validate(config.model_dump()) == config
@@ -188,17 +279,17 @@ def check_sink(
     lands([])
     sink = config.build(SinkContext("checked", clock))
     sink.open()
-    expected = _write_each_size(sink)
+    expected = _write_each_size(sink, new_batch)
     lands(expected)
     sink.flush()
     sink.tick(clock.now_ms())
     lands(expected)
-    _check_ledger(sink, expected)
-    sink.write(numbered_batch(900, 2, 64))
+    _check_ledger(sink, new_batch)
+    sink.write(new_batch(900, 2, 64))
     sink.close()
     sink.close()
     lands([*expected, 900])
-    _check_second_life(config, clock, [*expected, 900])
+    _check_second_life(config, clock, new_batch)
     lands([*expected, 900, 901])
 
 
@@ -213,14 +304,14 @@ def _check_empty_life(config: SinkConfig, clock: Clock) -> None:
     sink.close()
 
 
-def _write_each_size(sink: Sink) -> list[int]:
+def _write_each_size(sink: Sink, new_batch: NewBatch) -> list[int]:
     """One message, ten thousand, a very large one, two workspaces; then one flush."""
     batches = [
-        numbered_batch(1, 1, 36),
-        numbered_batch(2, 1, 40, messages=10_000),
-        numbered_batch(3, 1, 16 * 1024 * 1024 + RECORD_PREFIX_BYTES),
-        numbered_batch(4, 2, 1_000),
-        numbered_batch(5, 1, 1_000),
+        new_batch(1, 1, 36),
+        new_batch(2, 1, 40, 10_000),
+        new_batch(3, 1, 16 * 1024 * 1024 + RECORD_PREFIX_BYTES),
+        new_batch(4, 2, 1_000),
+        new_batch(5, 1, 1_000),
     ]
     for batch in batches:
         sink.write(batch)
@@ -228,18 +319,18 @@ def _write_each_size(sink: Sink) -> list[int]:
     return [b.header.sequence for b in batches for _ in range(b.header.message_count)]
 
 
-def _check_ledger(sink: Sink, expected: Sequence[int]) -> None:
+def _check_ledger(sink: Sink, new_batch: NewBatch) -> None:
     if isinstance(sink, KeepsLedger):
-        for batch in (numbered_batch(1, 1, 36), numbered_batch(5, 1, 1_000)):
+        for batch in (new_batch(1, 1, 36), new_batch(5, 1, 1_000)):
             h = batch.header
             assert sink.ledger_for(1).has(h.producer, h.epoch, h.sequence, h.checksum)
 
 
-def _check_second_life(config: SinkConfig, clock: Clock, durable: Sequence[int]) -> None:
+def _check_second_life(config: SinkConfig, clock: Clock, new_batch: NewBatch) -> None:
     """A new sink over the same destination goes on where the first one ended."""
     sink = config.build(SinkContext("checked", clock))
     sink.open()
-    _check_ledger(sink, durable)
-    sink.write(numbered_batch(901, 1, 64))
+    _check_ledger(sink, new_batch)
+    sink.write(new_batch(901, 1, 64))
     sink.flush()
     sink.close()

@@ -20,6 +20,7 @@ from cdp_ray_sinks.files.commit_index import Commit, entries_of
 from cdp_ray_sinks.files.encoded import AHEAD_BYTES_MIN
 from cdp_ray_sinks.files.fence import Fence
 from cdp_ray_sinks.files.file_system import FileSystem, LocalFileSystem, error_text, transient
+from cdp_ray_sinks.files.follower import Follower, NoFollower
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.files.open_segments import Key, OpenSegments, SegmentCounters
 from cdp_ray_sinks.files.recovery import Damage
@@ -60,6 +61,7 @@ class Chain:
         clock: Clock | None = None,
         fs: FileSystem | None = None,
         sealer: Sealer | None = None,
+        follower: Follower | None = None,
     ) -> None:
         self.workspace_id = workspace_id
         self.directory = Path(base) / str(workspace_id)
@@ -69,6 +71,7 @@ class Chain:
         self._options = options
         self._clock = clock or SystemClock()
         self._fs = fs or LocalFileSystem()
+        self._follower = follower or NoFollower()
         self._own_sealer = sealer is None
         self._sealer = sealer or Sealer(self._fs, self._clock)
         self._fence = Fence(
@@ -85,6 +88,7 @@ class Chain:
             self._clock,
             sync=options.fsync != "off",
             open_partitions_max=options.open_partitions_max,
+            follower=self._follower,
         )
         self._accepted: dict[Key, list[Batch]] = {}
         self._writes: list[_Write] = []
@@ -103,6 +107,8 @@ class Chain:
         try:
             with transient(f"can't recover {self.directory}"):
                 self.segments.recover()
+                forget = self.segments.forget_directory
+                self._follower.open(self.epoch, self._fence.check, forget)
         except TransientError:
             self._fence.give_up()
             raise
@@ -121,6 +127,7 @@ class Chain:
             if self._is_open:
                 self.segments.seal_all()
                 self.segments.join()
+                self._follower.close()
                 self._let_go()
 
     @property
@@ -270,6 +277,7 @@ class Chain:
         if not self._is_open:
             return
         self.segments.tick()
+        self._follower.tick()
         for segment in self.segments:
             if self._options.policy.is_due(
                 segment.partition.ends_at_ms, segment.last_write_ms, now_ms
@@ -354,6 +362,7 @@ class Chain:
             self.counters.events += header.event_count
         self.counters.written_bytes += write.written_bytes
         self.counters.commits += 1
+        self._follower.committed(write.segment)
         left = self._accepted[write.key][len(write.batches) :]
         if left:
             self._accepted[write.key] = left
@@ -365,6 +374,7 @@ class Chain:
             self._fence.check()
         except FencedError:
             self.segments.abandon()
+            self._follower.abandon()
             self._accepted.clear()
             self._writes.clear()
             self._let_go()

@@ -28,6 +28,7 @@ from cdp_ray_sinks.files.file_system import (
     error_text,
     make_directories,
 )
+from cdp_ray_sinks.files.follower import Follower
 from cdp_ray_sinks.files.sealer import Sealer
 from cdp_ray_sinks.files.segment import Segment, SegmentWriter
 from cdp_ray_sinks.files.sync import sync_made, sync_segments
@@ -56,8 +57,10 @@ class ChainSet:
         open_chains_max: int = OPEN_CHAINS_MAX,
         clock: Clock | None = None,
         fs: FileSystem | None = None,
+        new_follower: Callable[[int], Follower] | None = None,
     ) -> None:
         self.base = base
+        self._new_follower = new_follower
         self._new_writer = new_writer
         self._options = options
         self._open_files_max = open_files_max
@@ -117,6 +120,7 @@ class ChainSet:
             clock=self._clock,
             fs=self._fs,
             sealer=self._sealer,
+            follower=self._new_follower(workspace_id) if self._new_follower else None,
         )
         chain.open()
         self._chains[workspace_id] = chain

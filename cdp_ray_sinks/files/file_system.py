@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from errno import EIO, errorcode
+from errno import EINVAL, EIO, ENOSYS, errorcode
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
@@ -24,6 +24,8 @@ STEP_BYTES: Final = 8 * 1024 * 1024
 On the reference machine a 64 MiB commit and its sync: 2.4 GB/s in steps, 1.6 in one piece.
 """
 _SYNC_FILE_RANGE_WRITE: Final = 2
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,6 +59,10 @@ class FileSystem(Protocol):
 
     def sync_directory(self, directory: Path) -> None:
         """On return the names in the directory are on the disk."""
+        ...
+
+    def move_new(self, source: Path, target: Path) -> None:
+        """Give a file another name, at once; FileExistsError if that is taken."""
         ...
 
 
@@ -94,6 +100,17 @@ class LocalFileSystem:
     def sync_directory(self, directory: Path) -> None:
         """fsync(2) of a directory."""
         sync_directory(directory)
+
+    def move_new(self, source: Path, target: Path) -> None:
+        """renameat2(2); where the file system can't do that, link(2) and unlink(2)."""
+        names = os.fsencode(source), os.fsencode(target)
+        if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (EINVAL, ENOSYS):
+            raise OSError(number, os.strerror(number), str(source), None, str(target))
+        os.link(source, target)
+        source.unlink()
 
 
 def write_fully(

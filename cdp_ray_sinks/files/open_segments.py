@@ -14,6 +14,7 @@ from cdp_ray_sinks.errors import FencedError
 from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX, IndexHeader
 from cdp_ray_sinks.files.fence import Fence
 from cdp_ray_sinks.files.file_system import FileSystem, error_text, make_directories
+from cdp_ray_sinks.files.follower import Follower, NoFollower
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.files.open_marks import Mark, OpenMarks
 from cdp_ray_sinks.files.partition import Partition, segment_name
@@ -56,6 +57,7 @@ class OpenSegments:
         *,
         sync: bool,
         open_partitions_max: int,
+        follower: Follower | None = None,
     ) -> None:
         self.damage: list[Damage] = []
         self.counters = SegmentCounters()
@@ -69,6 +71,7 @@ class OpenSegments:
         self._clock = clock
         self._sync = sync
         self._open_partitions_max = open_partitions_max
+        self._follower = follower or NoFollower()
         self._marks = OpenMarks(directory)
         self._open: OrderedDict[Key, Segment] = OrderedDict()
         self._places: OrderedDict[Key, int] = OrderedDict()
@@ -131,6 +134,7 @@ class OpenSegments:
             if settle_segment(self._fs, found, self._clock.now_ms()):
                 self.counters.recovered += was_open
                 self._covered_marks.append(mark)
+                self._follower.sealed(found.path)
             else:
                 self._note(found.damage[noted:])
                 self._inherited.append((mark, found))
@@ -179,7 +183,13 @@ class OpenSegments:
         self._lasting.update(self.unsynced.pop(segment, ()))
         if len(self._lasting) > _DIRECTORIES_KEPT_MAX:
             self._lasting.clear()
-        self._marks.remove(self._covers.pop(segment, ()))
+        covered = self._covers.pop(segment, [])
+        self._marks.remove(covered)
+        self._follower.covered(covered)
+
+    def forget_directory(self, directory: Path) -> None:
+        """It is about to be removed: whoever makes it again syncs its name again."""
+        self._lasting.discard(directory)
 
     def discard(self, segment: Segment) -> None:
         """A new segment could not be synced: remove it, as far as that goes."""
@@ -202,7 +212,8 @@ class OpenSegments:
         while True:
             path = directory / segment_name(stream, place, self._suffix)
             place += 1
-            if path.exists() or path.with_name(path.name + INDEX_SUFFIX).exists():
+            index_path = path.with_name(path.name + INDEX_SUFFIX)
+            if path.exists() or index_path.exists() or self._follower.is_taken(path):
                 continue
             segment = self._create(path, partition, stream)
             if segment is not None:
@@ -361,6 +372,7 @@ class OpenSegments:
             self._leaving.pop(segment.mark.segment_number, None)
             if problem is None:
                 self.counters.sealed += 1
+                self._follower.sealed(segment.path)
             if problem is None or isinstance(problem, FileNotFoundError):
                 self._covered_marks.append(segment.mark)
                 self._troubled.discard(segment.mark.segment_number)

@@ -5,7 +5,7 @@ Such a sink is its options, which end in a writer, and a name: see `disk_binary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,6 +16,7 @@ from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.files.chain import ChainCounters, ChainOptions
 from cdp_ray_sinks.files.chain_set import ChainSet
 from cdp_ray_sinks.files.file_system import FileSystem
+from cdp_ray_sinks.files.follower import Follower
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.files.open_segments import SegmentCounters
 from cdp_ray_sinks.files.recovery import Damage
@@ -25,13 +26,12 @@ from cdp_ray_sinks.writers.base import WriterFactory
 from cdp_ray_sinks.writers.lz4_frames import LEVEL_MAX, LEVEL_MIN, Lz4Preset, Lz4Settings
 
 
-class FileSinkConfig(SinkConfig):
-    """Where the files are and when they end.
+class ChainConfig(SinkConfig):
+    """Where a sink's segments are and when they end.
 
     `fsync`: "commit" acknowledges what is on the disk; "interval" what is written (it
     survives the process, not the machine) and syncs every `fsync_interval_ms`; "off" never
-    syncs. `lz4_preset`: "default" (level 0), "fast" (-5), "max" (9); `lz4_level` says it as a
-    number. A segment ends `lateness_s` after its hour or day, at `segment_bytes_max`, or
+    syncs. A segment ends `lateness_s` after its hour or day, at `segment_bytes_max`, or
     when nothing came for `idle_s`. `max_open_partitions` is per workspace,
     `max_open_files` over all of a lane. On a file system that several hosts write set
     `shared_file_system`: then a successor touches what the last writer left only after
@@ -42,9 +42,6 @@ class FileSinkConfig(SinkConfig):
 
     path: str | Path
     rotation: Literal["hourly", "daily"] = "hourly"
-    compression: Literal["none", "lz4"] = "none"
-    lz4_preset: Lz4Preset = "default"
-    lz4_level: int | None = Field(default=None, ge=LEVEL_MIN, le=LEVEL_MAX)
     fsync: Literal["commit", "interval", "off"] = "commit"
     fsync_interval_ms: int = Field(default=1000, ge=10)
     segment_bytes_max: int = Field(default=1 << 30, ge=4096)
@@ -62,12 +59,6 @@ class FileSinkConfig(SinkConfig):
             raise ValueError("must name a directory")
         return path
 
-    def lz4_settings(self) -> Lz4Settings | None:
-        """How commits are compressed, None if they are not."""
-        if self.compression == "none":
-            return None
-        return Lz4Settings.of(self.lz4_preset, self.lz4_level)
-
     def chain_options(self) -> ChainOptions:
         """The same, as the files know it."""
         policy = RotationPolicy(self.rotation, self.segment_bytes_max, self.lateness_s, self.idle_s)
@@ -81,23 +72,46 @@ class FileSinkConfig(SinkConfig):
         )
 
 
+class FileSinkConfig(ChainConfig):
+    """The same for segments that are read as they are, and whether they are compressed.
+
+    `lz4_preset`: "default" (level 0), "fast" (-5), "max" (9); `lz4_level` says it as a number.
+    """
+
+    compression: Literal["none", "lz4"] = "none"
+    lz4_preset: Lz4Preset = "default"
+    lz4_level: int | None = Field(default=None, ge=LEVEL_MIN, le=LEVEL_MAX)
+
+    def lz4_settings(self) -> Lz4Settings | None:
+        """How commits are compressed, None if they are not."""
+        if self.compression == "none":
+            return None
+        return Lz4Settings.of(self.lz4_preset, self.lz4_level)
+
+
 class FileSink:
     """Writes each workspace's batches to a chain of its own and remembers which it has."""
 
     def __init__(
         self,
-        config: FileSinkConfig,
+        config: ChainConfig,
         new_writer: WriterFactory,
         context: SinkContext,
         fs: FileSystem | None = None,
+        *,
+        directory: str = "",
+        new_follower: Callable[[int], Follower] | None = None,
     ) -> None:
+        """`directory` is that of the segments within `path`."""
+        self._base = Path(config.path).expanduser().absolute()
         self._chains = ChainSet(
-            Path(config.path).expanduser().absolute(),
+            self._base / directory,
             new_writer,
             config.chain_options(),
             open_files_max=config.max_open_files,
             clock=context.clock,
             fs=fs,
+            new_follower=new_follower,
         )
 
     def open(self) -> None:

@@ -15,6 +15,7 @@ SINKS: Final[Mapping[str, str]] = {
     "stdout": "cdp_ray_sinks.sinks.stdout:StdoutConfig",
     "disk_binary": "cdp_ray_sinks.sinks.disk_binary:DiskBinaryConfig",
     "disk_plaintext": "cdp_ray_sinks.sinks.disk_plaintext:DiskPlaintextConfig",
+    "parquet": "cdp_ray_sinks.sinks.parquet:ParquetConfig",
 }
 
 

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from cdp_ray_sinks.sinks.registry import SINKS, load_config
-from cdp_ray_sinks.testing import FakeClock, check_sink, numbers_in, numbers_in_lines
+from cdp_ray_sinks.testing import (
+    FakeClock,
+    check_sink,
+    numbered_batch,
+    numbered_events,
+    numbers_in,
+    numbers_in_lines,
+    numbers_in_warehouse,
+)
 
 ReadBack = Callable[[], Sequence[int]] | None
 
@@ -19,6 +27,7 @@ DESTINATIONS: dict[str, Callable[[Path], tuple[dict[str, Any], ReadBack]]] = {
     "stdout": lambda folder: ({}, None),
     "disk_binary": lambda folder: ({"path": folder}, lambda: numbers_in(folder)),
     "disk_plaintext": lambda folder: ({"path": folder}, lambda: numbers_in_lines(folder)),
+    "parquet": lambda folder: ({"path": folder}, lambda: numbers_in_warehouse(folder)),
 }
 
 # Options that make a type write otherwise; the promises are checked with each of them too.
@@ -29,7 +38,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"compression": "lz4", "lz4_preset": "max", "lz4_level": 3, "rotation": "daily"},
     ],
     "disk_plaintext": [{"compression": "lz4", "fsync": "off"}, {"buffer_bytes": 65_536}],
+    "parquet": [
+        {"compression": "zstd", "compression_level": 3, "rotation": "daily"},
+        {"compression": "lz4", "fsync": "off", "buffer_rows": 5000},
+        {"compression": "none", "segment_bytes_max": 1_000_000},
+    ],
 }
+
+# Types that decode what they are given want batches that can be.
+DECODING = {"parquet"}
 
 
 @pytest.mark.parametrize(
@@ -42,4 +59,5 @@ def test_the_sink_keeps_its_promises(
     """Opening, writing, flushing, closing, a second life; nothing lost, nothing twice."""
     assert sink_type in DESTINATIONS, f"say here how to read back what {sink_type} wrote"
     options, read_back = DESTINATIONS[sink_type](tmp_path / "destination")
-    check_sink(load_config(sink_type, options | variant), FakeClock(), read_back)
+    new_batch = numbered_events if sink_type in DECODING else numbered_batch
+    check_sink(load_config(sink_type, options | variant), FakeClock(), read_back, new_batch)

@@ -1,0 +1,229 @@
+"""A workspace's journal: a chain's segments on their way to become published files.
+
+`{base}/.journal/{workspace}/` is the chain's directory; a sealed segment becomes the file of
+the same place and name under `{base}/{workspace}/`. Once that is there its data is cut to
+nothing, and when its index is no longer marked both go. So whatever a start finds
+there with bytes in it is to be published, or was just when the last writer ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cdp_ray_sinks.files import in_progress
+from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX
+from cdp_ray_sinks.files.file_system import FileSystem
+from cdp_ray_sinks.files.index_reading import index_path_of, load_index
+from cdp_ray_sinks.files.open_marks import Mark, OpenMarks
+from cdp_ray_sinks.files.publication import GroupLimits, Publication, PublicationPlace
+from cdp_ray_sinks.files.publisher import Publisher
+from cdp_ray_sinks.files.recovery import Damage
+from cdp_ray_sinks.files.segment import Segment, Totals
+from cdp_ray_sinks.files.table_format import TableFormat
+
+JOURNAL_DIRECTORY: Final = ".journal"
+DAMAGE_MAX: Final = 1000
+
+
+class Journal:
+    """Follows the chain of one workspace; see `Follower`."""
+
+    def __init__(
+        self,
+        base: Path,
+        workspace_id: int,
+        publisher: Publisher,
+        table_format: TableFormat,
+        fs: FileSystem,
+        limits: GroupLimits,
+    ) -> None:
+        self.damage: list[Damage] = []
+        self._workspace_id = workspace_id
+        self._directory = base / JOURNAL_DIRECTORY / str(workspace_id)
+        self._published_directory = base / str(workspace_id)
+        self._publisher = publisher
+        self._format = table_format
+        self._fs = fs
+        self._limits = limits
+        self._place: PublicationPlace | None = None
+        self._forget_directory: Callable[[Path], None] = lambda directory: None
+        self._publications: dict[Path, Publication] = {}
+        self._published: set[Path] = set()
+        self._covered: set[Path] = set()
+
+    @property
+    def is_published(self) -> bool:
+        """Whether no segment is open or waits to be published."""
+        return all(each.is_done for each in self._publications.values())
+
+    def open(
+        self, epoch: int, check: Callable[[], None], forget_directory: Callable[[Path], None]
+    ) -> None:
+        """Remove what was left unfinished, go on with what was left sealed. Raises OSError."""
+        self._forget_directory = forget_directory
+        self._place = PublicationPlace(
+            self._workspace_id,
+            self._directory,
+            self._published_directory,
+            self._directory / in_progress.DIRECTORY,
+            epoch,
+            check,
+        )
+        try:
+            in_progress.remove_leftovers(self._place.in_progress)
+            self._adopt()
+        except OSError:
+            self.abandon()
+            raise
+        self._clear()
+
+    def _adopt(self) -> None:
+        """Go on with whatever segments are there."""
+        marked = {self._directory / mark.path for mark in OpenMarks(self._directory).read()}
+        for index_path in sorted(_indexes(self._directory)):
+            path = _segment_of(index_path)
+            if not _held_bytes(path):
+                self._published.add(path)
+                if path not in marked:
+                    self._covered.add(path)
+            elif _is_sealed(path):
+                if path not in marked:
+                    self._covered.add(path)
+                self.sealed(path)
+
+    def is_taken(self, path: Path) -> bool:
+        """Whether the file that a segment would become is there already."""
+        assert self._place is not None
+        return self._place.target_of(path, self._format.suffix).exists()
+
+    def committed(self, segment: Segment) -> None:
+        """There may be enough for a group of rows."""
+        publication = self._publications.get(segment.path)
+        if publication is None:
+            publication = self._follow(segment.path, is_inherited=False)
+        self._publisher.note(publication, segment.confirmed)
+
+    def sealed(self, path: Path) -> None:
+        """Its file can be published."""
+        if self._place is None or path in self._published:
+            return
+        publication = self._publications.get(path)
+        if publication is None:
+            if not _held_bytes(path):
+                self._published.add(path)
+                return
+            publication = self._follow(path, is_inherited=True)
+            self._publisher.note(publication, Totals(_held_bytes(path)))
+        self._publisher.seal(publication)
+
+    def covered(self, marks: Iterable[Mark]) -> None:
+        """The index goes when the file is published."""
+        self._covered.update(self._directory / mark.path for mark in marks)
+
+    def tick(self) -> None:
+        """Take note of what was published, remove what is not needed any more."""
+        for path, publication in list(self._publications.items()):
+            if publication.is_done:
+                del self._publications[path]
+                self._published.add(path)
+        self._clear()
+
+    def close(self) -> None:
+        """Wait until all that is sealed is published, or can't be for now."""
+        publications = list(self._publications.values())
+        self._publisher.join(publications)
+        self._publisher.drop(publications)
+        self.tick()
+
+    def abandon(self) -> None:
+        """Publish nothing more."""
+        self._publisher.drop(list(self._publications.values()))
+        self._publications.clear()
+
+    def _follow(self, path: Path, *, is_inherited: bool) -> Publication:
+        assert self._place is not None
+        publication = self._publications[path] = Publication(
+            path,
+            self._place,
+            self._format,
+            self._fs,
+            self._limits,
+            self._note,
+            is_inherited=is_inherited,
+        )
+        return publication
+
+    def _note(self, path: Path, offset: int, reason: str) -> None:
+        if len(self.damage) < DAMAGE_MAX:
+            self.damage.append(Damage(str(path), offset, reason))
+
+    def _clear(self) -> None:
+        """Remove the indexes of what is published and covered by a newer snapshot."""
+        for path in self._published & self._covered:
+            with suppress(OSError):  # what can't be removed now is by the next start
+                path.unlink(missing_ok=True)
+                index_path_of(path).unlink(missing_ok=True)
+                self._remove_directory(path.parent)
+            self._published.discard(path)
+            self._covered.discard(path)
+
+    def _remove_directory(self, directory: Path) -> None:
+        while directory != self._directory:
+            with os.scandir(directory) as entries:
+                if any(True for _ in entries):
+                    return
+            self._forget_directory(directory)
+            directory.rmdir()
+            directory = directory.parent
+
+
+def leftover_workspaces(base: Path) -> list[int]:
+    """The workspaces whose journal holds something to publish or to remove. Raises OSError."""
+    try:
+        names = os.listdir(base / JOURNAL_DIRECTORY)  # noqa: PTH208 - names are all we need
+    except FileNotFoundError:
+        return []
+    return sorted(
+        int(name) for name in names if name.isdecimal() and has_leftovers(base, int(name))
+    )
+
+
+def has_leftovers(base: Path, workspace_id: int) -> bool:
+    """Whether that workspace's journal holds something to publish or to remove."""
+    directory = base / JOURNAL_DIRECTORY / str(workspace_id)
+    with suppress(FileNotFoundError):
+        if any((directory / in_progress.DIRECTORY).iterdir()):
+            return True
+    return any(map(_held_bytes, map(_segment_of, _indexes(directory))))
+
+
+def _segment_of(index_path: Path) -> Path:
+    return index_path.with_name(index_path.name.removesuffix(INDEX_SUFFIX))
+
+
+def _indexes(directory: Path) -> Iterator[Path]:
+    """The indexes of all segments of a journal; not those of hidden directories."""
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _indexes(Path(entry.path))
+            elif entry.name.endswith(INDEX_SUFFIX):
+                yield Path(entry.path)
+
+
+def _held_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _is_sealed(path: Path) -> bool:
+    index = load_index(path)
+    return index is not None and index.seal is not None

@@ -1,0 +1,195 @@
+"""The parquet sink: tables in `{path}/{workspace}/{date}/{hour}/events.parquet`, `logs.parquet` …
+
+Batches are durable in a journal, `{path}/.journal/`, and become files from there in the
+background; see `files.journal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Literal
+
+from pydantic import Field
+
+from cdp_ray_sinks.batch.batch import Batch, BatchId
+from cdp_ray_sinks.batch.damage import DamagedMessage, damaged_messages
+from cdp_ray_sinks.errors import PartialWriteError, TerminalError, TransientError
+from cdp_ray_sinks.files.file_system import FileSystem, LocalFileSystem, transient
+from cdp_ray_sinks.files.journal import JOURNAL_DIRECTORY, Journal
+from cdp_ray_sinks.files.ledger import Ledger
+from cdp_ray_sinks.files.leftovers import Leftovers
+from cdp_ray_sinks.files.publication import GroupLimits
+from cdp_ray_sinks.files.publisher import Publisher
+from cdp_ray_sinks.files.recovery import Damage
+from cdp_ray_sinks.sinks.base import SinkContext
+from cdp_ray_sinks.sinks.file_sink import ChainConfig, FileSink
+from cdp_ray_sinks.writers.base import STREAMS
+from cdp_ray_sinks.writers.parquet import Compression, ParquetSettings
+from cdp_ray_sinks.writers.parquet_format import JournalWriter, ParquetFormat
+from cdp_ray_sinks.writers.parquet_schemas import UuidType
+
+
+class ParquetConfig(ChainConfig):
+    """Where the tables are, how they are written and when a file ends; see `ChainConfig`.
+
+    `buffer_rows` make a row group. `compression_level` is the codec's own.
+    `journal_backlog_bytes_max` bounds what is journalled and waits to be made rows of.
+    """
+
+    type: Literal["parquet"] = "parquet"
+    compression: Compression = "snappy"
+    compression_level: int | None = None
+    buffer_rows: int = Field(default=100_000, ge=1)
+    uuid_type: UuidType = "uuid"
+    idle_s: int = Field(default=900, ge=1)
+    journal_backlog_bytes_max: int = Field(default=1 << 30, ge=1 << 20)
+
+    def build(self, context: SinkContext) -> ParquetSink:
+        """The sink; nothing is opened yet."""
+        return ParquetSink(self, context)
+
+    def settings(self) -> ParquetSettings:
+        """How files are written."""
+        return ParquetSettings(
+            self.compression, self.compression_level, self.buffer_rows, self.uuid_type
+        )
+
+
+class ParquetSink(FileSink):
+    """Durable means synced in the journal; what was accepted is published by `close`."""
+
+    def __init__(
+        self, config: ParquetConfig, context: SinkContext, fs: FileSystem | None = None
+    ) -> None:
+        self._fs = fs or LocalFileSystem()
+        self._format = ParquetFormat(config.settings())
+        self._limits = GroupLimits(config.buffer_rows)
+        self._publisher = Publisher(context.clock, config.journal_backlog_bytes_max)
+        self._journals: dict[int, Journal] = {}
+        self._clock = context.clock
+        self._is_shared = config.shared_file_system
+        self._refused_in: set[BatchId] = set()
+        super().__init__(
+            config,
+            JournalWriter,
+            context,
+            self._fs,
+            directory=JOURNAL_DIRECTORY,
+            new_follower=self._new_journal,
+        )
+        self._leftovers = Leftovers(
+            self._base, self._chains, lambda workspace_id: self._journals[workspace_id].is_published
+        )
+
+    def _new_journal(self, workspace_id: int) -> Journal:
+        journal = Journal(
+            self._base, workspace_id, self._publisher, self._format, self._fs, self._limits
+        )
+        self._journals[workspace_id] = journal
+        return journal
+
+    def open(self) -> None:
+        """Make the directory, go on with what other writers left behind in it.
+
+        Raises ConfigError if it can't be one that we write. On a shared file system only
+        a batch opens a workspace: who holds it can't be told there.
+        """
+        super().open()
+        if not self._is_shared:
+            with transient(f"can't look through {self._base}"):
+                self._leftovers.find()
+            self._leftovers.tick(self._clock.now_ms())
+
+    def write(self, batch: Batch) -> None:
+        """Accept a batch; its workspace's journal is opened and recovered if need be.
+
+        Raises PartialWriteError for messages that do not decode: the others are accepted.
+        """
+        header = batch.header
+        self._leftovers.keep(header.workspace_id)
+        if header.schema_type not in STREAMS:
+            raise TerminalError(
+                f"batch {header.batch_id}: no table for schema {header.schema_type}"
+            )
+        if not batch.offsets_fit():
+            raise TerminalError(f"batch {header.batch_id}: its offsets do not fit its bytes")
+        damaged = damaged_messages(batch)
+        if not damaged:
+            self._chains.append(batch)
+            return
+        if len(damaged) == header.message_count:
+            raise TerminalError(f"batch {header.batch_id}: {_text(damaged)}")
+        self._append_once(batch)
+        raise PartialWriteError(
+            header.batch_id,
+            tuple(each.message for each in damaged),
+            tuple(each.reason for each in damaged),
+        )
+
+    def _append_once(self, batch: Batch) -> None:
+        """A batch that is refused in part may come again before its dead letters are kept."""
+        header = batch.header
+        ledger = self.ledger_for(header.workspace_id)
+        is_durable = ledger.has(header.producer, header.epoch, header.sequence, header.checksum)
+        if header.batch_id not in self._refused_in and not is_durable:
+            self._chains.append(batch)
+            self._refused_in.add(header.batch_id)
+
+    def flush(self) -> None:
+        """One write, one index record and one sync per open journal segment.
+
+        Waits while too much of the journal is not published; raises TransientError if that
+        does not get less.
+        """
+        self._publisher.wait_for_room()
+        super().flush()
+        self._refused_in.clear()
+
+    def tick(self, now_ms: int) -> None:
+        """Seal and sync what is due; go on with what other writers left behind.
+
+        Raises TransientError while something can't be published.
+        """
+        super().tick(now_ms)
+        self._leftovers.tick(now_ms)
+        problem = self._publisher.problem
+        if problem is not None:
+            raise TransientError(problem)
+
+    def close(self) -> None:
+        """Flush, seal, publish, let go of the directories.
+
+        Raises TransientError for what could not be published: it is, when the sink is
+        opened again.
+        """
+        try:
+            super().close()
+        finally:
+            problem = self._publisher.problem
+            self._publisher.close()
+        if problem is not None:
+            raise TransientError(problem)
+
+    def ledger_for(self, workspace_id: int) -> Ledger:
+        """The durable batch ids of a workspace; opens its files. Raises as `write` does."""
+        self._leftovers.keep(workspace_id)
+        return super().ledger_for(workspace_id)
+
+    def recovery_reports(self) -> Mapping[int, tuple[Damage, ...]]:
+        """By workspace, what its journal was found to lack."""
+        reports = dict(super().recovery_reports())
+        for workspace_id, journal in self._journals.items():
+            if journal.damage:
+                reports[workspace_id] = (*reports.get(workspace_id, ()), *journal.damage)
+        return reports
+
+    def counters(self) -> dict[str, int]:
+        """As of every file sink, those of the publisher, and `backlog_bytes`."""
+        published = asdict(self._publisher.counters)
+        return super().counters() | published | {"backlog_bytes": self._publisher.backlog_bytes}
+
+
+def _text(damaged: list[DamagedMessage]) -> str:
+    shown = "; ".join(f"message {each.message}: {each.reason}" for each in damaged[:3])
+    return f"{len(damaged)} of its messages do not decode: {shown}"
