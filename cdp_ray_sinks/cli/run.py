@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ EXIT_INTERRUPTED: Final = 130
 TABLE_COLUMNS: Final = 120
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 LEAVE_S: Final = 30
+ECHO_S: Final = 0.3
 Watcher = Callable[["PipelineProgress"], None]
 
 
@@ -56,16 +58,15 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
     use_auth_token(os.environ)
     from cdp_ray_sinks.pipeline import Pipeline
 
-    with results_apart() as results:
+    stop = threading.Event()
+    with results_apart() as results, _signals_set(stop) as arm:
         print_text = printer_to(sys.stderr if as_json else results)
         pipeline = Pipeline(config, report=say, print_text=print_text)
-        stop = threading.Event()
         try:
             say(f"starting pipeline {config.pipeline.name!r}")
-            with _signals_set(stop) as arm:
-                pipeline.on_connected = arm
-                pipeline.start()
-                failure = _run_and_drain(pipeline, stop, duration_s)
+            pipeline.on_connected = arm
+            pipeline.start()
+            failure = _run_and_drain(pipeline, stop, duration_s)
             summary = pipeline.summary()
         finally:
             pipeline.stop()
@@ -125,14 +126,21 @@ def _bounded(limit_s: float) -> Iterator[None]:
 
 @contextmanager
 def _signals_set(stop: threading.Event) -> Iterator[Callable[[], None]]:
-    """The first SIGINT or SIGTERM sets `stop`, a second one ends the process at once.
+    """The first SIGINT or SIGTERM sets `stop`, a later one ends the process at once.
 
-    Only a flag is set: whatever else must not happen inside a signal handler. What it gives
-    is to be called after the cluster is joined, because Ray installs handlers of its own.
+    What comes within ECHO_S of another is the same one again: `timeout` and supervisors
+    signal a process and then its group. Only a flag is set: whatever else must not happen
+    inside a signal handler. What it gives is to be called after the cluster is joined,
+    because Ray installs handlers of its own.
     """
 
+    signalled_at_s = -ECHO_S
+
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal signalled_at_s
+        is_echo = time.monotonic() - signalled_at_s < ECHO_S
+        signalled_at_s = time.monotonic()
+        if stop.is_set() and not is_echo:
             if sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress line hid the cursor
             os._exit(EXIT_INTERRUPTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -73,13 +74,18 @@ def test_a_run_ends_with_one_object_and_whole_files(
 
 
 def test_a_signal_drains_what_was_taken(tmp_path: Path) -> None:
-    """After SIGTERM the archive has every event that the source counts, and the code is 0."""
+    """After SIGTERM the archive has every event that the source counts, and the code is 0.
+
+    Twice in a moment is once: `timeout` signals its child and then the child's group.
+    """
     process = start(tmp_path, "rate_events_per_s = 20_000")
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("running"):
             break
     time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -97,3 +103,27 @@ def test_a_rate_follows_what_happens() -> None:
         rate.update(step * 0.25, step * 1000, step * 200_000)
     assert "4,000 events/s" in rate.text
     assert "800.0 kB/s" in rate.text
+
+
+def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
+    """It does not wait for a drain that can't end; the code says that it was interrupted."""
+    process = start(tmp_path, "rate_events_per_s = 20_000")
+    assert process.stderr is not None
+    address = next(
+        line.split()[2].rstrip(";") for line in process.stderr if line.startswith("running")
+    )
+    status = subprocess.run(
+        [sys.executable, "-m", "cdp_ray_sinks", "status", "--name", "run-test",
+         "--address", address, "--json"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    chain = next(a["pid"] for a in json.loads(status.stdout)["actors"] if a["kind"] == "chain")
+    os.kill(chain, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    assert any(line.startswith("draining") for line in process.stderr)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(chain, signal.SIGKILL)
