@@ -35,17 +35,15 @@ type = "null"
 [routing]
 default = ["archive", "nothing"]
 """
-LZ4_EVENTS = 1_000_000
-LZ4_CONFIG = f"""
+LZ4_CONFIG = """
 [pipeline]
 name = "lz4-kills"
 [sources.made]
 type = "synthetic"
-events = {LZ4_EVENTS}
 workspaces = 2
-batch_events = 4000
+batch_events = 2000
 log_share = 0.1
-rate_events_per_s = 80000
+rate_events_per_s = 40000
 [sinks.archive]
 type = "disk_binary"
 path = "archive"
@@ -132,17 +130,18 @@ def test_chains_of_compressed_files_killed_in_one_run(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(LZ4_CONFIG)
     run, address = start_run(tmp_path)
     killed = []
-    for seed, sink in enumerate(("archive", "text", "archive", "text")):
+    for seed, sink in enumerate(("archive", "text", "archive")):
         time.sleep(1.0)
         killed.append(kill_one_of(tmp_path, "lz4-kills", address, "chain", sink, seed))
         assert run.poll() is None, "the run was over before the kill"
+    run.send_signal(signal.SIGTERM)
     output, errors = run.communicate(timeout=180)
     assert run.returncode == 0, errors
-    sinks = json.loads(output)["sinks"]
-    assert sinks["archive"]["events"] == sinks["text"]["events"] == LZ4_EVENTS
-    scanned = command(tmp_path, "scan", "archive", "--check-synthetic", str(LZ4_EVENTS))
-    found = (scanned["events"], scanned["missing"], scanned["duplicated"])
-    assert found == (LZ4_EVENTS, 0, 0), killed
+    summary = json.loads(output)
+    events = summary["sources"]["made"]["events"]
+    assert summary["sinks"]["archive"]["events"] == summary["sinks"]["text"]["events"] == events
+    scanned = command(tmp_path, "scan", "archive", "--check-synthetic", str(events))
+    assert (scanned["events"], scanned["missing"], scanned["duplicated"]) == (events, 0, 0), killed
     numbers: list[np.ndarray[Any, np.dtype[np.int64]]] = []
     for path in sorted(tmp_path.rglob("*.lz4")):
         content = lz4_content(path)
@@ -150,6 +149,6 @@ def test_chains_of_compressed_files_killed_in_one_run(tmp_path: Path) -> None:
             lines = re.findall(rb' payload=\{"n":(\d+),[^\n]*\n', content)
             assert len(lines) == content.count(b"\n")
             numbers.append(np.array(lines, "S20").astype(np.int64))
-    assert np.array_equal(np.sort(np.concatenate(numbers)), np.arange(LZ4_EVENTS)), killed
+    assert np.array_equal(np.sort(np.concatenate(numbers)), np.arange(events)), killed
     for sink in ("archive", "text"):
         assert command(tmp_path, "verify", sink)["ok"]
