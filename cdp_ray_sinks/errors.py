@@ -38,6 +38,10 @@ class TerminalError(SinkError):
     """Trying again can't help: the batch goes to the dead letters."""
 
 
+class DroppedError(SinkError):
+    """The batch is let go of, as configured; it is counted and nobody keeps it."""
+
+
 class PartialWriteError(SinkError):
     """Some messages of one batch can never be accepted; the rest of it was.
 

@@ -17,10 +17,11 @@ from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.lane_items import DeadLetters, LaneItem, LaneStream, PushAnswer
-from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DURABLE, REFUSED, Low
+from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DROPPED, DURABLE, REFUSED, Low
 from cdp_ray_sinks.delivery.turns import Turns
 from cdp_ray_sinks.errors import (
     BatchConflictError,
+    DroppedError,
     FencedError,
     PartialFlushError,
     PartialWriteError,
@@ -275,6 +276,9 @@ class Lane:
             self._sink.write(item.batch)
         except BatchConflictError:
             item.outcome = REFUSED
+        except DroppedError:
+            item.outcome = DROPPED
+            self.metrics.add(dropped=1)
         except PartialWriteError as error:
             self._bury(item, error, error.failed_messages)
         except TerminalError as error:
