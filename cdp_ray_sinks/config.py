@@ -196,7 +196,7 @@ class PipelineConfig(Section):
             if not sink.required and sink.on_full == "block":
                 raise ConfigError(
                     f"sinks.{name}.on_full = 'block': a sink with required = false must not hold "
-                    "others up; set on_full = 'drop'"
+                    "others up; set on_full = 'spool' or 'drop'"
                 )
         routing = self.routing
         if routing is not None:

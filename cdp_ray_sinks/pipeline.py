@@ -85,6 +85,7 @@ class Pipeline:
         self._producers: dict[str, Producer] = {}
         self._source_reports: dict[str, dict[str, Any]] = {}
         self._lane_reports: dict[str, list[dict[str, Any]]] = {}
+        self._spools: dict[str, dict[str, Any]] = {}
         self._is_private = False
         self.on_connected: Callable[[], None] = lambda: None
         """Called once Ray is joined, which installs signal handlers of its own."""
@@ -206,7 +207,10 @@ class Pipeline:
         with contextlib.suppress(SourceFailedError):
             self._poll()
         self._lane_reports = self._supervisor.reports()
-        problems = self._supervisor.close_lanes(max(1.0, until - time.monotonic()))
+        self._spools = self._supervisor.close_spools(max(1.0, until - time.monotonic()))
+        self._tell_spools()
+        spooled = [name for name, state in self._spools.items() if not state["is_empty"]]
+        problems = self._supervisor.close_lanes(max(1.0, until - time.monotonic()), spooled)
         self._lane_reports = self._supervisor.reports()
         self._is_drained = True
         self._ended_s = time.monotonic()
@@ -216,6 +220,22 @@ class Pipeline:
         problem = self._supervisor.printing_problem()
         if problem is not None:
             raise LinesLostError(problem)
+
+    def _tell_spools(self) -> None:
+        """Say what is left in a spool; it is durable there and the next run goes on with it."""
+        for name, state in self._spools.items():
+            if not state["is_empty"]:
+                self._report(
+                    f"sink {name!r}: {state['batches']} batches, {state['held_bytes']:,} bytes, "
+                    "stay in its spool; the next run goes on with them"
+                )
+            if state["dropped_batches"]:
+                self._report(
+                    f"sink {name!r}: its spool dropped {state['dropped_batches']} batches, "
+                    f"{state['dropped_events']} events"
+                )
+            for damage in state["damaged"][:5]:
+                self._report(f"sink {name!r}: spool: {damage}")
 
     def _drain_producers(self, until: float) -> int:
         left_s = max(0.1, until - time.monotonic())
@@ -294,13 +314,15 @@ class Pipeline:
             )
             sinks[name] = {
                 "type": config.type,
-                "events": tally.events,
+                "events": tally.events + tally.spooled,
                 "messages": tally.messages,
                 "batches": tally.batches,
                 "bytes": tally.record_bytes,
                 "errors": lanes.write_errors + tally.refused,
                 "dropped": tally.dropped,
                 "dead_letters": lanes.dead_letters,
+                "spooled": tally.spooled,
+                "left_in_spool": self._spools.get(name, {}).get("batches", 0),
             }
         sources = {
             name: {**report["counters"], "resends": report["resends"]}

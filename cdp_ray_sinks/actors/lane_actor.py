@@ -74,7 +74,11 @@ class LaneActor:
                 self._open_error = None
                 self._lane = lane
                 self._opened.set()
+                self._on_open()
                 return
+
+    def _on_open(self) -> None:
+        """Called once the sink is open."""
 
     @ray.method(concurrency_group="control")
     def ready(self, timeout_s: float) -> None:
@@ -134,6 +138,9 @@ class LaneActor:
     @ray.method(concurrency_group="control")
     def close(self, deadline_ms: int) -> dict[str, Any]:
         """Settle what is queued, close the sink; the last report, and whether it all fitted."""
+        return self._close(deadline_ms)
+
+    def _close(self, deadline_ms: int) -> dict[str, Any]:
         is_closed = self._lane is None or self._lane.close(deadline_ms)
         return {**self._report(), "is_closed": is_closed}
 

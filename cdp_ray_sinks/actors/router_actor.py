@@ -17,6 +17,7 @@ from cdp_ray_sinks.delivery.wire import decode_answer, decode_call, encode_answe
 from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
 from cdp_ray_sinks.routing.router import Router, SinkRoute
+from cdp_ray_sinks.sinks.base import SinkConfig
 
 _LOST = (ray.exceptions.RayError, CdpError)
 
@@ -75,6 +76,25 @@ class ChainLanes:
         return name, RayLaneLink(name, self._namespace)
 
 
+class RaySpoolPlace(LoneLane):
+    """A sink's spool as the router sees it."""
+
+    async def is_empty(self) -> bool:
+        """Ask its actor. Raises LaneLostError."""
+        try:
+            handle = _find(self._actor_name, self._namespace)
+            answer: bool = await handle.is_empty.remote()
+        except _LOST as error:
+            raise LaneLostError(_first_line(error)) from None
+        return answer
+
+
+def lanes_of(config: SinkConfig, actor_name: str, namespace: str) -> LoneLane | ChainLanes:
+    """How the lanes of a sink are found."""
+    places = ChainLanes if config.one_lane_per_workspace else LoneLane
+    return places(actor_name, namespace)
+
+
 def _find(actor_name: str, namespace: str) -> Any:
     try:
         return ray.get_actor(actor_name, namespace)
@@ -95,14 +115,16 @@ class RouterActor:
             spec = self._spec
             sinks = {}
             for name, config in spec.sinks.items():
-                places = ChainLanes if config.one_lane_per_workspace else LoneLane
+                spool = spec.spools.get(name)
                 sinks[name] = SinkRoute(
                     name,
                     config.one_lane_per_workspace,
                     config.required,
                     config.on_full,
                     config.max_in_flight_bytes,
-                    places(spec.actors[name], spec.namespace),
+                    lanes_of(config, spec.actors[name], spec.namespace),
+                    None if spool is None else RaySpoolPlace(spool, spec.namespace),
+                    config.spool_after_ms / 1000,
                 )
             self._router = Router(
                 spec.name,

@@ -35,6 +35,18 @@ class LaneSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SpoolSpec:
+    """A sink's spool: its lane, where it lies, and the sink's actor, which is asked for lanes."""
+
+    lane: LaneSpec
+    directory: str
+    sink_actor: str
+    namespace: str
+    inline_bytes_max: int
+    in_flight_bytes_max: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class SinkSpec:
     """The control plane of a sink with a lane per workspace; its chains' names begin with
     `chain_prefix`, their numbers follow."""
@@ -47,7 +59,7 @@ class SinkSpec:
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """A router: the rules, and the name of an actor per sink.
+    """A router: the rules, and the name of an actor per sink and per spool.
 
     Names and not handles: a handle in the arguments would tie restarts to the object store.
     """
@@ -59,6 +71,7 @@ class RouterSpec:
     namespace: str
     group_batches_max: int
     group_bytes_max: int
+    spools: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

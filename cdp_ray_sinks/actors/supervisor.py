@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from cdp_ray_sinks.actors.line_printing import LinePrinting
 from cdp_ray_sinks.actors.router_actor import RouterActor
 from cdp_ray_sinks.actors.sink_actor import SinkActor
 from cdp_ray_sinks.actors.source_actor import SourceActor
-from cdp_ray_sinks.actors.specs import LaneSpec, RouterSpec, SinkSpec, SourceSpec
+from cdp_ray_sinks.actors.specs import LaneSpec, RouterSpec, SinkSpec, SourceSpec, SpoolSpec
+from cdp_ray_sinks.actors.spool_actor import SpoolActor
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.sinks.base import SinkConfig
@@ -30,6 +31,7 @@ from cdp_ray_sinks.sinks.base import SinkConfig
 READY_TIMEOUT_S = 60.0
 REPORT_TIMEOUT_S = 10.0
 CLOSE_IDLE_MS_MAX = 30_000
+CLOSE_SPOOL_MS_MAX = 2_000
 CHAIN_MEMORY_BYTES = 150 * 1024 * 1024
 
 
@@ -70,6 +72,7 @@ class Supervisor:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._lanes: dict[str, Any] = {}
+        self._spools: dict[str, Any] = {}
         self._sink_actors: dict[str, Any] = {}
         self._chains: dict[str, dict[int, Any]] = {}
         self._assigned: dict[str, dict[int, int]] = {}
@@ -89,6 +92,9 @@ class Supervisor:
 
     def _chain_prefix(self, sink_name: str) -> str:
         return f"{self._name}/chain/{sink_name}/"
+
+    def _spool_name(self, sink_name: str) -> str:
+        return f"{self._name}/spool/{sink_name}"
 
     # -- start ------------------------------------------------------------------------
 
@@ -111,6 +117,9 @@ class Supervisor:
                 lane = self._create_lane(self._sink_actor_name(name), "sink", name, config)
                 self._lanes[name] = lane
                 opening.append(lane)
+            if config.on_full == "spool":
+                self._spools[name] = self._create_spool(name, config)
+                opening.append(self._spools[name])
         try:
             ray.get([lane.ready.remote(READY_TIMEOUT_S) for lane in opening])
         except ConfigError as error:
@@ -137,6 +146,7 @@ class Supervisor:
             self._config.ray.namespace,
             delivery.group_batches_max,
             delivery.group_bytes_max,
+            {name: self._spool_name(name) for name in self._spools},
         )
         self.router = self._create(RouterActor, spec.name, spec)
         ray.get(self.router.identity.remote(), timeout=READY_TIMEOUT_S)
@@ -190,8 +200,19 @@ class Supervisor:
                 f"pipeline.name = {self._name!r}: a pipeline of that name runs on this cluster"
             ) from None
 
-    def _create_lane(self, name: str, kind: str, sink_name: str, config: SinkConfig) -> Any:
-        spec = LaneSpec(
+    def _create_spool(self, sink_name: str, config: SinkConfig) -> Any:
+        spec = SpoolSpec(
+            self._lane_spec(self._spool_name(sink_name), "spool", sink_name, config),
+            str(self._state_dir / "spool" / sink_name),
+            self._sink_actor_name(sink_name),
+            self._config.ray.namespace,
+            self._config.delivery.inline_bytes_max,
+        )
+        groups = lane_actor.CONCURRENCY_GROUPS
+        return self._create(SpoolActor, spec.lane.name, spec, concurrency_groups=groups)
+
+    def _lane_spec(self, name: str, kind: str, sink_name: str, config: SinkConfig) -> LaneSpec:
+        return LaneSpec(
             name,
             kind,
             sink_name,
@@ -199,6 +220,9 @@ class Supervisor:
             str(self._state_dir / "dead_letters"),
             self._config.delivery.populate_object_store and config.one_lane_per_workspace,
         )
+
+    def _create_lane(self, name: str, kind: str, sink_name: str, config: SinkConfig) -> Any:
+        spec = self._lane_spec(name, kind, sink_name, config)
         return self._create(LaneActor, name, spec, concurrency_groups=lane_actor.CONCURRENCY_GROUPS)
 
     def _create_chain(self, sink_name: str, config: SinkConfig, chain: int) -> Any:
@@ -271,6 +295,15 @@ class Supervisor:
                 found[name].append(ray.get(ref, timeout=REPORT_TIMEOUT_S))
         return found
 
+    def spool_reports(self) -> dict[str, dict[str, Any]]:
+        """Each spool's report; one that does not answer in time is left out."""
+        asked = [(name, spool.report.remote()) for name, spool in self._spools.items()]
+        found = {}
+        for name, ref in asked:
+            with contextlib.suppress(ray.exceptions.RayError):
+                found[name] = ray.get(ref, timeout=REPORT_TIMEOUT_S)
+        return found
+
     def _all_lanes(self) -> Iterable[tuple[str, Any]]:
         with self._lock:
             yield from list(self._lanes.items())
@@ -279,16 +312,38 @@ class Supervisor:
 
     # -- stop -------------------------------------------------------------------------
 
-    def close_lanes(self, deadline_s: float) -> list[str]:
-        """Settle and close every lane; what could not be closed, one sentence each."""
+    def close_spools(self, deadline_s: float) -> dict[str, dict[str, Any]]:
+        """Empty the spools as far as they get, then close them; the state of each by sink."""
         deadline_ms = int(max(0.0, deadline_s) * 1000)
-        asked = [(name, lane.close.remote(deadline_ms)) for name, lane in self._all_lanes()]
+        until = time.monotonic() + deadline_s + REPORT_TIMEOUT_S
+        waits = [spool.wait_empty.remote(deadline_ms) for spool in self._spools.values()]
+        for wait in waits:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(wait, timeout=max(0.1, until - time.monotonic()))
+        found: dict[str, dict[str, Any]] = {}
+        asked = [(n, s.close.remote(CLOSE_SPOOL_MS_MAX)) for n, s in self._spools.items()]
+        for name, ref in asked:
+            with contextlib.suppress(ray.exceptions.RayError):
+                found[name] = ray.get(ref, timeout=REPORT_TIMEOUT_S)["spool"]
+        return found
+
+    def close_lanes(self, deadline_s: float, spooled: Collection[str] = ()) -> list[str]:
+        """Settle and close every lane; what could not be closed, one sentence each.
+
+        The sinks `spooled` get little time and need not close: what they have not settled
+        lies in their spools.
+        """
+        deadline_ms = int(max(0.0, deadline_s) * 1000)
+        asked = [
+            (name, lane.close.remote(CLOSE_SPOOL_MS_MAX if name in spooled else deadline_ms))
+            for name, lane in self._all_lanes()
+        ]
         problems = []
         until = time.monotonic() + deadline_s + REPORT_TIMEOUT_S
         for name, ref in asked:
             try:
                 report = ray.get(ref, timeout=max(0.1, until - time.monotonic()))
-                if not report["is_closed"]:
+                if not report["is_closed"] and name not in spooled:
                     problems.append(f"sink {name!r}: {report['last_error'] or 'did not close'}")
             except ray.exceptions.RayError as error:
                 problems.append(f"sink {name!r}: {str(error).splitlines()[0]}")
@@ -300,7 +355,7 @@ class Supervisor:
         for printing in self._printing:
             printing.stop()
         actors = [*self.sources.values(), self.router, *self._sink_actors.values()]
-        actors += [lane for _, lane in self._all_lanes()]
+        actors += [*self._spools.values(), *(lane for _, lane in self._all_lanes())]
         for actor in actors:
             if actor is not None:
                 with contextlib.suppress(ray.exceptions.RayError, ValueError):

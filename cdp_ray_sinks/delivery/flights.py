@@ -12,6 +12,7 @@ from cdp_ray_sinks.delivery.push import (
     DROPPED,
     DURABLE,
     REFUSED,
+    SPOOLED,
     Outcomes,
     Payload,
 )
@@ -145,7 +146,10 @@ class Window:
 
 @dataclass(slots=True)
 class SinkTally:
-    """What one sink settled: counted from its answers, so it survives any actor's death."""
+    """What one sink settled: counted from its answers, so it survives any actor's death.
+
+    `events` are durable at the sink, `spooled` those that it was to get from its spool.
+    """
 
     batches: int = 0
     messages: int = 0
@@ -154,6 +158,7 @@ class SinkTally:
     dropped: int = 0
     dead_letters: int = 0
     refused: int = 0
+    spooled: int = 0
 
     def add(self, other: SinkTally) -> None:
         """Add another producer's tally of the same sink."""
@@ -176,6 +181,11 @@ class Tallies:
                 tally.messages += header.message_count
                 tally.events += header.event_count
                 tally.record_bytes += header.record_bytes
+            elif outcome == SPOOLED:
+                tally.batches += 1
+                tally.messages += header.message_count
+                tally.record_bytes += header.record_bytes
+                tally.spooled += header.event_count
             elif outcome == DROPPED:
                 tally.dropped += header.event_count
             elif outcome == DEAD_LETTERED:

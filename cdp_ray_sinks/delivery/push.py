@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from cdp_ray_sinks.batch.batch import BatchHeader, Pack
 
 DURABLE: Final = "durable"
+SPOOLED: Final = "spooled"
+"""Durable in the sink's spool, which goes on by itself."""
 DROPPED: Final = "dropped"
 DEAD_LETTERED: Final = "dead_lettered"
 LOST: Final = "lost"

@@ -184,6 +184,12 @@ class Spool:
             self._state.delivered_batches += 1
             self._remove_if_settled(item.segment)
 
+    def give_back(self) -> None:
+        """What was handed out is not on its way any more: it is handed out again."""
+        with self._lock:
+            for segment in self._segments():
+                segment.give_back()
+
     def state(self) -> SpoolState:
         """A picture of it."""
         with self._lock:

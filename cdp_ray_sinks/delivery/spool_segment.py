@@ -62,6 +62,13 @@ class SpoolSegment:
         self._batches, self.is_exhausted = None, True
         return None
 
+    def give_back(self) -> None:
+        """Begin again at the first batch that is not settled."""
+        if self.out:
+            self.position = min(self.out)
+            self.out.clear()
+            self.is_exhausted, self._batches = False, None
+
     def look_again(self, *, is_sealed: bool) -> None:
         """There may be more in it than before."""
         self.is_exhausted, self._batches, self.is_sealed = False, None, is_sealed

@@ -12,7 +12,7 @@ from cdp_ray_sinks.delivery.router_link import COMPLETE, OWED, REQUIRED_SETTLED
 class RoutedBatch:
     """One batch on its way to its sinks, and the calls that wait for it."""
 
-    __slots__ = ("_owed", "_owed_required", "_waiting", "header", "outcomes", "payload")
+    __slots__ = ("_owed", "_owed_required", "_waiting", "came_s", "header", "outcomes", "payload")
 
     def __init__(
         self,
@@ -20,7 +20,9 @@ class RoutedBatch:
         payload: Payload,
         sinks: tuple[str, ...],
         required: frozenset[str],
+        came_s: float = 0.0,
     ) -> None:
+        self.came_s = came_s
         self.header = header
         self.payload = payload
         self.outcomes: dict[str, str] = {}

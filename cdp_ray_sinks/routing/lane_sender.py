@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cdp_ray_sinks.batch.batch import BatchId
 from cdp_ray_sinks.delivery.backoff import Backoff
-from cdp_ray_sinks.delivery.push import PENDING, Group, Low, make_group
+from cdp_ray_sinks.delivery.push import DURABLE, PENDING, Group, Low, make_group
 from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.routing.flights import RoutedBatch
 
@@ -85,8 +85,10 @@ class LaneSender:
         lane_bytes_max: int,
         group_batches_max: int,
         group_bytes_max: int,
+        durable_as: str = DURABLE,
     ) -> None:
         self._sink_name = sink_name
+        self._durable_as = durable_as
         self._router_id = router_id
         self._find_lane = find_lane
         self._budget = budget
@@ -121,6 +123,23 @@ class LaneSender:
     def queued(self) -> tuple[int, int]:
         """Batches queued, and batches pushed but not settled."""
         return len(self._queue), len(self._sent)
+
+    @property
+    def oldest_s(self) -> float | None:
+        """When the longest unsettled batch came to the router; None if there is none."""
+        oldest = next(iter(self._sent.values()), None) or next(iter(self._queue), None)
+        return None if oldest is None else oldest.came_s
+
+    def withdraw(self) -> list[RoutedBatch]:
+        """Give up all that is unsettled, in order; a late answer about it is not heard."""
+        taken = [*self._sent.values(), *self._queue]
+        self._budget.queued_bytes -= sum(batch.header.record_bytes for batch in self._queue)
+        sent_bytes = sum(batch.header.record_bytes for batch in self._sent.values())
+        self._queue.clear()
+        self._sent.clear()
+        self._pending.clear()
+        self._budget.give_back(sent_bytes)
+        return taken
 
     @property
     def is_idle(self) -> bool:
@@ -201,7 +220,7 @@ class LaneSender:
                 self._pending.append(batch)
             elif self._sent.pop(batch.header.batch_id, None) is not None:
                 settled_bytes += batch.header.record_bytes
-                batch.settle(self._sink_name, outcome)
+                batch.settle(self._sink_name, self._durable_as if outcome == DURABLE else outcome)
         if self._pending and (self._asking is None or (is_ask and settled_bytes)):
             # Where an asked one has settled, others have too: ask for them without a wait.
             self._ask_in(0 if is_ask and settled_bytes else ASK_AGAIN_S)

@@ -7,21 +7,23 @@ producers send again what they had no answer for, and the lanes' ledgers know wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cdp_ray_sinks.batch.batch import BatchHeader, BatchId
 from cdp_ray_sinks.delivery.backoff import Backoff
-from cdp_ray_sinks.delivery.push import DROPPED, Group, Low, Outcomes, Payload
+from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, SPOOLED, Group, Low, Outcomes, Payload
 from cdp_ray_sinks.delivery.router_link import COMPLETE, REQUIRED_SETTLED, RouteAnswer
 from cdp_ray_sinks.errors import SequenceGapError
 from cdp_ray_sinks.routing.flights import RoutedBatch, Waiter
 from cdp_ray_sinks.routing.lane_sender import Budget, LaneLink, LaneLostError, LaneSender
+from cdp_ray_sinks.routing.spool_gate import SpoolGate, SpoolLink
 from cdp_ray_sinks.routing.table import RoutingTable
 
 TURN_WAIT_S_MAX = 10.0
 ANSWER_WAIT_S = 0.25
+SPOOL_IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 LANE_SHARE = 4
 """No lane of a sink with many may hold more than this part of the sink's budget."""
 
@@ -34,9 +36,17 @@ class SinkPlaces(Protocol):
         ...
 
 
+class SpoolPlace(SpoolLink, Protocol):
+    """Finds the lane of a sink's spool, and knows whether that is empty."""
+
+    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
+        """The spool's lane, whatever the workspace. Raises LaneLostError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SinkRoute:
-    """What the router knows of a sink."""
+    """What the router knows of a sink; `spool` is there for `on_full` "spool"."""
 
     name: str
     by_workspace: bool
@@ -44,6 +54,8 @@ class SinkRoute:
     on_full: str
     in_flight_bytes_max: int
     places: SinkPlaces
+    spool: SpoolPlace | None = None
+    spool_after_s: float = 2.0
 
 
 @dataclass(slots=True)
@@ -76,6 +88,7 @@ class Router:
         self._group_bytes_max = group_bytes_max
         self._required = frozenset(name for name, sink in sinks.items() if sink.required)
         self._budgets = {name: Budget(s.in_flight_bytes_max) for name, s in sinks.items()}
+        self._gates: dict[str, SpoolGate] = {}
         self._senders: dict[tuple[str, str], LaneSender] = {}
         self._placed: dict[tuple[str, int], LaneSender] = {}
         self._unplaced: dict[tuple[str, int], list[RoutedBatch]] = {}
@@ -113,6 +126,8 @@ class Router:
         for sender in self._touched:
             sender.send()
         self._touched.clear()
+        for gate in self._gates.values():
+            gate.send()
         turn.following += 1
         turn.changed.set()
         turn.changed = asyncio.Event()
@@ -165,6 +180,8 @@ class Router:
             entry = sinks.setdefault(name, {})
             entry["in_flight_bytes"] = budget.in_flight_bytes
             entry["queued_bytes"] = budget.queued_bytes
+            if name in self._gates:
+                entry["spool"] = self._gates[name].report()
         return {
             "batches_routed": self.batches_routed,
             "in_router": len(self._batches),
@@ -195,13 +212,17 @@ class Router:
         if known is not None:
             return known
         names = self._table.route(header)
-        batch = RoutedBatch(header, payload, names, self._required)
+        now_s = asyncio.get_running_loop().time()
+        batch = RoutedBatch(header, payload, names, self._required, now_s)
         if names:
             self._batches[batch_id] = batch
         self.batches_routed += 1
         for name in names:
             sink, budget = self._sinks[name], self._budgets[name]
-            if sink.on_full == "drop" and not budget.has_room(header.record_bytes):
+            if sink.spool is not None:
+                has_room = budget.has_room(header.record_bytes)
+                self._gate(sink, sink.spool).offer(batch, has_room=has_room)
+            elif sink.on_full == "drop" and not budget.has_room(header.record_bytes):
                 self.batches_dropped += 1
                 batch.settle(name, DROPPED)
             else:
@@ -220,6 +241,49 @@ class Router:
         if len(self._results) > 1024:
             self._results.clear()
         return self._results.setdefault(outcomes, outcomes)
+
+    def _gate(self, sink: SinkRoute, spool: SpoolPlace) -> SpoolGate:
+        gate = self._gates.get(sink.name)
+        if gate is None:
+            budget = Budget(SPOOL_IN_FLIGHT_BYTES_MAX)
+
+            async def find() -> LaneLink:
+                return (await spool.lane(0))[1]
+
+            name = f"{self._router_id}>{sink.name}-spool"
+            sender = self._sender(sink, name, find, budget, 1, SPOOLED)
+            gate = self._gates[sink.name] = SpoolGate(
+                sender,
+                budget,
+                spool,
+                spool_after_s=sink.spool_after_s,
+                withdraw=lambda: self._withdraw(sink.name),
+                oldest_s=lambda: self._oldest_s(sink.name),
+                go_direct=lambda batch: self._offer(sink, batch),
+            )
+        return gate
+
+    def _withdraw(self, sink_name: str) -> list[RoutedBatch]:
+        """Take back what the lanes of a sink have not settled, and what waits for a lane."""
+        taken: list[RoutedBatch] = []
+        for (name, _), sender in self._senders.items():
+            if name == sink_name:
+                taken += sender.withdraw()
+        for (name, _), waiting in self._unplaced.items():
+            if name == sink_name:
+                taken += waiting
+                queued_bytes = sum(batch.header.record_bytes for batch in waiting)
+                self._budgets[sink_name].queued_bytes -= queued_bytes
+                waiting.clear()
+        return taken
+
+    def _oldest_s(self, sink_name: str) -> float | None:
+        """When the longest unsettled batch of a sink came."""
+        oldest = [s.oldest_s for (name, _), s in self._senders.items() if name == sink_name]
+        oldest += [
+            w[0].came_s for (name, _), w in self._unplaced.items() if name == sink_name and w
+        ]
+        return min((came_s for came_s in oldest if came_s is not None), default=None)
 
     def _offer(self, sink: SinkRoute, batch: RoutedBatch) -> None:
         """Queue a batch at its lane; the first of a workspace waits until that has a lane."""
@@ -265,17 +329,30 @@ class Router:
             return (await sink.places.lane(workspace_id))[1]
 
         share = LANE_SHARE if sink.by_workspace else 1
+        name = f"{self._router_id}>{lane_name}"
+        return self._sender(sink, name, find, self._budgets[sink.name], share, DURABLE)
+
+    def _sender(
+        self,
+        sink: SinkRoute,
+        name: str,
+        find: Callable[[], Awaitable[LaneLink]],
+        budget: Budget,
+        share: int,
+        durable_as: str,
+    ) -> LaneSender:
         return LaneSender(
             sink.name,
-            f"{self._router_id}>{lane_name}",
+            name,
             find,
-            self._budgets[sink.name],
+            budget,
             self._lows_of,
             self._random,
             self._new_session,
-            lane_bytes_max=sink.in_flight_bytes_max // share,
+            lane_bytes_max=budget.in_flight_bytes_max // share,
             group_batches_max=self._group_batches_max,
             group_bytes_max=self._group_bytes_max,
+            durable_as=durable_as,
         )
 
     def _lows_of(self, producers: set[tuple[bytes, int]]) -> list[Low]:

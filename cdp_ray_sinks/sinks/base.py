@@ -101,8 +101,12 @@ class SinkConfig(BaseModel):
     type: str
     enabled: bool = True
     required: bool = True
-    on_full: Literal["block", "drop"] = "block"
+    on_full: Literal["block", "spool", "drop"] = "block"
     max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    spool_after_ms: int = Field(default=2000, ge=100)
+    spool_bytes_max: int = Field(default=10 * 1024**3, ge=1024 * 1024)
+    spool_age_h_max: int = Field(default=168, ge=1)
+    spool_full: Literal["block", "drop_oldest", "drop_newest"] = "block"
 
     def build(self, context: SinkContext) -> Sink:
         """The live sink; nothing is opened yet."""

@@ -1,0 +1,132 @@
+"""Which way a sink's batches go: straight to its lanes, or behind those in its spool.
+
+They go to the spool when the sink's budget is full, or when one has waited too long. From
+then on everything goes there, in order, until the spool is empty again: what is new must not
+overtake what waits. After a start nobody knows whether the spool is empty; batches wait for
+that answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from cdp_ray_sinks.routing.flights import RoutedBatch
+from cdp_ray_sinks.routing.lane_sender import Budget, LaneLostError, LaneSender
+
+LOOK_S: Final = 0.25
+
+UNKNOWN: Final = "unknown"
+DIRECT: Final = "direct"
+SPOOLING: Final = "spooling"
+
+
+class SpoolLink(Protocol):
+    """What the router asks a spool, beside pushing to it."""
+
+    async def is_empty(self) -> bool:
+        """Whether all that was spooled is settled. Raises LaneLostError."""
+        ...
+
+
+class SpoolGate:
+    """One sink's gate. All methods run on the router's event loop.
+
+    `withdraw` takes back what the sink's lanes have not settled, `oldest_s` says when the
+    longest of that came, `send` lets batches go straight on.
+    """
+
+    def __init__(
+        self,
+        sender: LaneSender,
+        budget: Budget,
+        link: SpoolLink,
+        *,
+        spool_after_s: float,
+        withdraw: Callable[[], list[RoutedBatch]],
+        oldest_s: Callable[[], float | None],
+        go_direct: Callable[[RoutedBatch], None],
+    ) -> None:
+        self.state = UNKNOWN
+        self.switches = 0
+        self._sender = sender
+        self._budget = budget
+        self._link = link
+        self._spool_after_s = spool_after_s
+        self._withdraw = withdraw
+        self._oldest_s = oldest_s
+        self._go_direct = go_direct
+        self._waiting: list[RoutedBatch] = []
+        self._offered = 0
+        self._watch: asyncio.Task[None] | None = None
+
+    def offer(self, batch: RoutedBatch, *, has_room: bool) -> None:
+        """Send a batch whichever way is open; `has_room` says whether the budget has."""
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self._look())
+        if self.state == UNKNOWN:
+            self._waiting.append(batch)
+        elif self.state == DIRECT and has_room:
+            self._go_direct(batch)
+        else:
+            self._begin_spooling()
+            self._spool(batch)
+
+    def send(self) -> None:
+        """Let what was spooled leave for the spool."""
+        self._sender.send()
+
+    def report(self) -> dict[str, Any]:
+        """The state, for `status`: "spooling" means that the sink's circuit is open."""
+        queued, pushed = self._sender.queued
+        return {
+            "state": self.state,
+            "switches": self.switches,
+            "queued": queued + len(self._waiting),
+            "pushed": pushed,
+            "last_error": self._sender.last_error,
+        }
+
+    def _spool(self, batch: RoutedBatch) -> None:
+        self._budget.queued_bytes += batch.header.record_bytes
+        self._sender.offer(batch)
+        self._offered += 1
+
+    def _begin_spooling(self) -> None:
+        if self.state == SPOOLING:
+            return
+        self.state = SPOOLING
+        self.switches += 1
+        for batch in self._withdraw():
+            self._spool(batch)
+
+    async def _look(self) -> None:
+        """Switch when it is time, for as long as the router lives."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if self.state == DIRECT:
+                oldest_s = self._oldest_s()
+                if oldest_s is not None and loop.time() - oldest_s > self._spool_after_s:
+                    self._begin_spooling()
+                    self._sender.send()
+            elif self._sender.is_idle:
+                await self._look_whether_empty()
+            await asyncio.sleep(LOOK_S)
+
+    async def _look_whether_empty(self) -> None:
+        offered = self._offered
+        try:
+            is_empty = await self._link.is_empty()
+        except LaneLostError:
+            return
+        if offered != self._offered:
+            return
+        if is_empty:
+            self.state = DIRECT
+        elif self.state == UNKNOWN:
+            self.state = SPOOLING
+        waiting, self._waiting = self._waiting, []
+        for batch in waiting:
+            self.offer(batch, has_room=True)
+        self._sender.send()
