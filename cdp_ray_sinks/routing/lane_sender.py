@@ -216,9 +216,12 @@ class LaneSender:
     def _settle(self, batches: list[RoutedBatch], outcomes: list[str], is_ask: bool) -> None:
         settled_bytes = 0
         for batch, outcome in zip(batches, outcomes, strict=True):
+            if batch.header.batch_id not in self._sent:
+                continue  # it was withdrawn meanwhile
             if outcome == PENDING:
                 self._pending.append(batch)
-            elif self._sent.pop(batch.header.batch_id, None) is not None:
+            else:
+                del self._sent[batch.header.batch_id]
                 settled_bytes += batch.header.record_bytes
                 batch.settle(self._sink_name, self._durable_as if outcome == DURABLE else outcome)
         if self._pending and (self._asking is None or (is_ask and settled_bytes)):
