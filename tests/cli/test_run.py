@@ -36,7 +36,10 @@ type = "null"
 type = "disk_binary"
 path = "archive"
 """
-SINK_KEYS = ["type", "events", "messages", "batches", "bytes", "errors", "dropped", "dead_letters"]
+SINK_KEYS = [
+    "type", "events", "messages", "batches", "bytes", "errors", "dropped", "dead_letters", "spooled",
+    "left_in_spool",
+]  # fmt: skip
 
 
 def start(folder: Path, events: str) -> subprocess.Popen[str]:
