@@ -37,8 +37,8 @@ type = "disk_binary"
 path = "archive"
 """
 SINK_KEYS = [
-    "type", "events", "messages", "batches", "bytes", "errors", "dropped", "dead_letters", "spooled",
-    "left_in_spool",
+    "type", "events", "messages", "batches", "bytes", "errors", "dropped", "dead_letters",
+    "spooled", "left_in_spool",
 ]  # fmt: skip
 
 
