@@ -1,12 +1,14 @@
 """Batches of events and log entries as Arrow columns.
 
-The columns are made from the kernels' outputs without copying. Ids that are absent or not
-16 bytes long are null; text that is not UTF-8 is repaired with U+FFFD; a message that does
-not decode leaves no row and is listed instead.
+The columns are made from the kernels' outputs without copying; several batches decode into
+the same columns, one behind the other. Ids that are absent or not 16 bytes long are null;
+text that is not UTF-8 is repaired with U+FFFD; a message that does not decode leaves no row
+and is listed instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -26,6 +28,7 @@ from cdp_ray_sinks.batch.kernels.event_columns import EventColumns
 from cdp_ray_sinks.batch.kernels.rows import (
     DAMAGED,
     DONE,
+    MESSAGE,
     NAMES,
     NO_DICTIONARY,
     ROWS,
@@ -102,17 +105,20 @@ LOG_SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class DecodedRows:
-    """The rows of a batch, and what in it could not be decoded.
+    """The rows of one batch or several, and what in them could not be decoded.
 
-    `table` has EVENT_SCHEMA or LOG_SCHEMA; its rows are in the order of the bytes. The
-    other three are parallel: message index, a key of REASONS, and the byte of the batch's
-    records at which the check failed.
+    `table` has EVENT_SCHEMA or LOG_SCHEMA; its rows are in the order of the bytes, those of
+    a batch end before row `row_ends[place of the batch]`. The others are parallel: message
+    index, a key of REASONS, the byte of the batch's records at which the check failed, and
+    the place of the batch.
     """
 
     table: pa.RecordBatch
+    row_ends: NDArray[np.int64]
     damaged: NDArray[np.uint32]
     damage_reasons: NDArray[np.uint8]
     damage_offsets: NDArray[np.uint64]
+    damaged_batches: NDArray[np.uint32]
 
     def damage_texts(self) -> list[str]:
         """One sentence for each damaged message."""
@@ -128,9 +134,11 @@ class DecodedRows:
 
 
 def decode_events(
-    batch: Batch, dialect: Dialect = "auto", buffers: DecodeBuffers | None = None
+    batches: Batch | Sequence[Batch],
+    dialect: Dialect = "auto",
+    buffers: DecodeBuffers | None = None,
 ) -> DecodedRows:
-    """Decode a batch of schema EVENT; columns as in EVENT_SCHEMA.
+    """Decode batches of schema EVENT; columns as in EVENT_SCHEMA.
 
     `dialect` "auto" tells the two Event layouts apart table by table, "v1" takes all for the
     collector's (6 fields), "v2" for the SDKs' (7). With `buffers` the result is good until
@@ -142,26 +150,26 @@ def decode_events(
     code = _DIALECTS[dialect]
     plain = False
 
-    def run(columns: EventColumns, common: RecordColumns) -> int:
-        nonlocal plain
-        answer = events.decode_events(
-            readonly(batch.records),
-            readonly(batch.offsets),
-            code,
-            plain,
-            columns,
-            buffers.table,
-            common,
-            buffers.state,
+    def run(batch: Batch, columns: EventColumns, common: RecordColumns) -> int:
+        return int(
+            events.decode_events(
+                readonly(batch.records),
+                readonly(batch.offsets),
+                code,
+                plain,
+                columns,
+                buffers.table,
+                common,
+                buffers.state,
+            )
         )
-        if answer == NO_DICTIONARY:
-            plain = True
-            buffers.restart()
-            columns.names[0] = 0  # now the first offset
-            return run(columns, common)
-        return int(answer)
 
-    columns = _decode(batch, EventColumns, buffers, run)
+    batches = [batches] if isinstance(batches, Batch) else batches
+    try:
+        columns, ends = _decode(batches, EventColumns, buffers, run)
+    except _ManyNamesError:
+        plain = True
+        columns, ends = _decode(batches, EventColumns, buffers, run)
     rows = int(buffers.state[ROWS])
     nulls = _Nulls(columns.present, rows)
     names = (
@@ -183,21 +191,25 @@ def decode_events(
             ),
         ],
         buffers,
+        ends,
     )
 
 
-def decode_logs(batch: Batch, buffers: DecodeBuffers | None = None) -> DecodedRows:
-    """Decode a batch of schema LOG; columns as in LOG_SCHEMA, otherwise as `decode_events`."""
+def decode_logs(
+    batches: Batch | Sequence[Batch], buffers: DecodeBuffers | None = None
+) -> DecodedRows:
+    """Decode batches of schema LOG; columns as in LOG_SCHEMA, otherwise as `decode_events`."""
     buffers = buffers or DecodeBuffers()
 
-    def run(columns: logs.LogColumns, common: RecordColumns) -> int:
+    def run(batch: Batch, columns: logs.LogColumns, common: RecordColumns) -> int:
         return int(
             logs.decode_logs(
                 readonly(batch.records), readonly(batch.offsets), columns, common, buffers.state
             )
         )
 
-    columns = _decode(batch, logs.LogColumns, buffers, run)
+    batches = [batches] if isinstance(batches, Batch) else batches
+    columns, ends = _decode(batches, logs.LogColumns, buffers, run)
     rows = int(buffers.state[ROWS])
     nulls = _Nulls(columns.present, rows)
     return _result(
@@ -212,21 +224,39 @@ def decode_logs(batch: Batch, buffers: DecodeBuffers | None = None) -> DecodedRo
             _binary(nulls, logs.HAS_PAYLOAD, rows, columns.payload_offsets, columns.payload),
         ],
         buffers,
+        ends,
     )
 
 
-def _decode(batch: Batch, kind: type[Columns], buffers: DecodeBuffers, run: Any) -> Columns:
-    """Run a decoder until it is through, growing what it lacks."""
-    messages, records_bytes = len(batch.offsets) - 1, len(batch.records)
+class _ManyNamesError(Exception):
+    """The names make no dictionary: they must be decoded plain, from the start."""
+
+
+def _decode(
+    batches: Sequence[Batch], kind: type[Columns], buffers: DecodeBuffers, run: Any
+) -> tuple[Columns, NDArray[np.int64]]:
+    """Run a decoder over all batches, growing what it lacks.
+
+    Returns its columns, and after each batch the number of rows and of damaged messages.
+    """
+    messages = sum(len(batch.offsets) - 1 for batch in batches)
+    records_bytes = sum(len(batch.records) for batch in batches)
     # A header may be wrong: it only sizes the first try.
-    rows = min(max(batch.header.event_count, messages), records_bytes // 8) + 1
+    events_said = sum(batch.header.event_count for batch in batches)
+    rows = min(max(events_said, messages), records_bytes // 8) + 1
     columns = buffers.columns(kind, rows, records_bytes)
     common = buffers.common_for(len(columns.event_type), messages)
     buffers.restart()
-    while (answer := run(columns, common)) != DONE:
-        columns = buffers.grow(kind, answer)
-        common = buffers.common
-    return columns
+    ends = np.zeros((len(batches), 2), np.int64)
+    for place, batch in enumerate(batches):
+        buffers.state[MESSAGE] = 0
+        while (answer := run(batch, columns, common)) != DONE:
+            if answer == NO_DICTIONARY:
+                raise _ManyNamesError
+            columns = buffers.grow(kind, answer)
+            common = buffers.common
+        ends[place] = buffers.state[ROWS], buffers.state[DAMAGED]
+    return columns, ends
 
 
 class _Nulls:
@@ -315,7 +345,9 @@ def _plain_names(
     return text.dictionary_encode()
 
 
-def _result(schema: pa.Schema, columns: list[pa.Array], buffers: DecodeBuffers) -> DecodedRows:
+def _result(
+    schema: pa.Schema, columns: list[pa.Array], buffers: DecodeBuffers, ends: NDArray[np.int64]
+) -> DecodedRows:
     common, rows = buffers.common, int(buffers.state[ROWS])
     columns += [
         _fixed(pa.uint32(), rows, common.message_index),
@@ -325,9 +357,11 @@ def _result(schema: pa.Schema, columns: list[pa.Array], buffers: DecodeBuffers) 
     damage = common.damage[: buffers.state[DAMAGED]]
     return DecodedRows(
         pa.RecordBatch.from_arrays(columns, schema=schema),
+        ends[:, 0],
         damage[:, 0].astype(np.uint32),
         damage[:, 1].astype(np.uint8),
         damage[:, 2].astype(np.uint64),
+        np.repeat(np.arange(len(ends), dtype=np.uint32), np.diff(ends[:, 1], prepend=0)),
     )
 
 

@@ -276,6 +276,42 @@ def test_buffers_are_used_again_and_grow(oracle: Any) -> None:
     assert buffers.held_bytes == before
 
 
+def test_batches_decode_together_as_they_do_one_by_one(oracle: Any) -> None:
+    """Their rows stand one behind the other, damage names its batch, rows grow where needed."""
+    good = oracle.build_rows([[("u8", 1), ("u64", 5), None, DEVICE, None, b"name", b"{}"]] * 3)
+    other = oracle.build_rows([[("u8", 6), ("u64", 7), b"s", None, SESSION, b"other", b"x" * 99]])
+    batches = [
+        oracle.batch([good, b"", other]),
+        oracle.batch([]),
+        oracle.batch([good[:40], other, good[:30]]),
+        oracle.batch([other] * 500),
+        oracle.batch([good]),
+    ]
+    together = decode_events(batches)
+    alone = [decode_events(batch) for batch in batches]
+    together.table.validate(full=True)
+    assert together.table.to_pylist() == [row for one in alone for row in one.table.to_pylist()]
+    assert together.row_ends.tolist() == [4, 4, 5, 505, 508]
+    assert together.damaged_batches.tolist() == [0, 2, 2]
+    assert together.damaged.tolist() == [1, 0, 2]
+    assert together.damage_texts() == [text for one in alone for text in one.damage_texts()]
+    logs = [oracle.batch([oracle.build_rows([[("u8", 1)]] * n, 2)], 2) for n in (1, 2, 3)]
+    assert decode_logs(logs).row_ends.tolist() == [1, 3, 6]
+    assert decode_events([]).table.num_rows == decode_logs([]).table.num_rows == 0
+
+
+def test_a_later_batch_can_have_too_many_names_for_the_dictionary(oracle: Any) -> None:
+    """Then the batches before it are decoded again, and no row is there twice."""
+    ones = np.ones(2 * NAMES_MAX, np.uint8)
+    names = [f"name {place}" for place in range(2 * NAMES_MAX)]
+    few = encode_events(ones[:5], ones[:5], names=pa.array(["few"] * 5), events_per_message=2)
+    many = encode_events(ones, ones, names=pa.array(names), events_per_message=50)
+    decoded = decode_events([_batch(*few), oracle.batch([b""]), _batch(*many), _batch(*few)])
+    assert decoded.table["event_name"].to_pylist() == ["few"] * 5 + names + ["few"] * 5
+    assert decoded.row_ends.tolist() == [5, 5, 5 + len(names), 10 + len(names)]
+    assert decoded.damaged_batches.tolist() == [1]
+
+
 def test_a_batch_without_messages_has_no_rows(oracle: Any) -> None:
     """Nothing in, nothing out, with the same columns."""
     for decoded in (decode_events(oracle.batch([])), decode_logs(oracle.batch([], 2))):
