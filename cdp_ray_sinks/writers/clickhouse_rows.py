@@ -22,19 +22,28 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.batch import Batch
-from cdp_ray_sinks.batch.columns import DecodedRows, decode_events, decode_logs
+from cdp_ray_sinks.batch.columns import DecodeBuffers, DecodedRows, decode_events, decode_logs
 from cdp_ray_sinks.batch.enums import EventType, LogLevel, SchemaType
 from cdp_ray_sinks.writers.clickhouse_context import context_columns
-from cdp_ray_sinks.writers.clickhouse_people import UserIds, people_columns
+from cdp_ray_sinks.writers.clickhouse_people import UserIds, people_rows
 from cdp_ray_sinks.writers.clickhouse_tables import SCHEMAS, TIME, TIME_MS_MAX, TableRows
-from cdp_ray_sinks.writers.json_objects import parse_objects
 
 LEVELS: Final = tuple(level.name for level in LogLevel)
 """How levels are written, by their number."""
+
+_IN_NO_TABLE: Final = (EventType.UNKNOWN, EventType.GROUP, EventType.ALIAS, EventType.ENRICH)
+_TRACK_SOURCES: Final = (
+    "timestamp",
+    "event_name",
+    "device_id",
+    "session_id",
+    "payload",
+    "source_ip",
+)
+"""The decoded columns that rows of events are made of."""
 
 
 class Problem(NamedTuple):
@@ -87,154 +96,193 @@ class RowMaker:
     def __init__(self, *, all_events: bool = False) -> None:
         self._all_events = all_events
         self._user_ids = UserIds()
+        self._event_buffers = DecodeBuffers()
+        self._log_buffers = DecodeBuffers()
 
     def rows_of(self, batches: Sequence[Batch]) -> MadeRows:
         """The rows of those batches, in their order, one block per table.
 
         Raises ValueError if a column would pass 2 GiB.
         """
-        counts = RowCounts()
-        problems: list[Problem] = []
-        found: dict[str, list[TableRows]] = {}
+        counts, problems = RowCounts(), _Problems()
+        places: dict[int, list[int]] = {SchemaType.EVENT: [], SchemaType.LOG: []}
         for place, batch in enumerate(batches):
             schema = batch.header.schema_type
-            if schema == SchemaType.EVENT:
-                decoded = decode_events(batch)
-                made = self._event_rows(decoded, place, problems, counts)
-            elif schema == SchemaType.LOG:
-                decoded = decode_logs(batch)
-                made = [_log_rows(decoded, place, batch.pattern_ids, counts)]
+            if schema in places:
+                places[schema].append(place)
             else:
-                _add(counts.other_batches, _name(SchemaType, schema), 1)
-                continue
-            texts = decoded.damage_texts()
-            for message, text in zip(decoded.damaged.tolist(), texts, strict=True):
-                problems.append(Problem(place, message, text))
-            for rows in made:
-                if rows.rows.num_rows:
-                    found.setdefault(rows.table, []).append(rows)
-        tables = {table: _joined(found[table]) for table in SCHEMAS if table in found}
-        return MadeRows(tables, sorted(problems), counts)
-
-    def _event_rows(
-        self, decoded: DecodedRows, place: int, problems: list[Problem], counts: RowCounts
-    ) -> list[TableRows]:
-        times = _times(decoded.table, counts)
-        types = decoded.table["event_type"].to_numpy()
+                _add(counts.other_batches, _name_of(schema), 1)
         made = []
-        wanted = types == EventType.TRACK
-        for code in (EventType.UNKNOWN, EventType.GROUP, EventType.ALIAS, EventType.ENRICH):
-            if self._all_events:
-                wanted |= types == code
-            elif there := int(np.count_nonzero(types == code)):
-                _add(counts.left_out, code.name.lower(), there)
-        part = decoded.table.filter(pa.array(wanted))
-        made.append(_table_rows("events_v1", _track_columns(part, times[wanted]), part, place))
-        wanted = types == EventType.CONTEXT
-        part = decoded.table.filter(pa.array(wanted))
-        objects = parse_objects(part["payload"].to_pylist())
-        columns, cut = context_columns(objects)
-        counts.locales_cut += cut
-        counts.contexts_unread += sum(isinstance(one, str) for one in objects)
-        columns |= _track_columns(part, times[wanted])
-        made.append(_table_rows("context_v1", columns, part, place))
-        wanted = types == EventType.IDENTIFY
-        part = decoded.table.filter(pa.array(wanted))
-        objects = parse_objects(part["payload"].to_pylist())
-        people = people_columns(objects, part["device_id"], times[wanted], self._user_ids)
-        messages = part["message_index"].to_numpy()
-        for row, reason in people.refused:
-            problems.append(Problem(place, int(messages[row]), f"IDENTIFY {reason}"))
-        for table, (columns, sources) in people.tables.items():
-            of = messages[sources]
-            made.append(
-                TableRows(table, _record_batch(table, columns), np.full_like(of, place), of)
+        if events := places[SchemaType.EVENT]:
+            chosen = [batches[place] for place in events]
+            decoded = decode_events(chosen, buffers=self._event_buffers)
+            problems.add_damage(decoded, events)
+            made += self._event_rows(_Rows.of(decoded, events, counts), problems, counts)
+        if logs := places[SchemaType.LOG]:
+            chosen = [batches[place] for place in logs]
+            decoded = decode_logs(chosen, buffers=self._log_buffers)
+            problems.add_damage(decoded, logs)
+            patterns = _pattern_ids(chosen, decoded.row_ends, counts)
+            made.append(_log_rows(_Rows.of(decoded, logs, counts), patterns))
+        tables = {rows.table: rows for rows in made if len(rows.batches)}
+        return MadeRows(
+            {name: tables[name] for name in SCHEMAS if name in tables}, problems.all(), counts
+        )
+
+    def _event_rows(self, rows: _Rows, problems: _Problems, counts: RowCounts) -> list[TableRows]:
+        types = rows.columns["event_type"].to_numpy()
+        counted = np.bincount(types, minlength=len(EventType)).tolist()
+        in_events = types == EventType.TRACK
+        for code in _IN_NO_TABLE:
+            if counted[code] and self._all_events:
+                in_events |= types == code
+            elif counted[code]:
+                _add(counts.left_out, code.name.lower(), counted[code])
+        made = [_track_rows("events_v1", rows.where(in_events))]
+        if counted[EventType.CONTEXT]:
+            context = rows.where(types == EventType.CONTEXT)
+            found, unread, cut = context_columns(context.payloads())
+            counts.contexts_unread += unread
+            counts.locales_cut += cut
+            made.append(_track_rows("context_v1", context, found))
+        if counted[EventType.IDENTIFY]:
+            identify = rows.where(types == EventType.IDENTIFY)
+            tables, refused = people_rows(
+                identify.payloads(),
+                identify.columns["device_id"],
+                identify.columns["timestamp"],
+                self._user_ids,
             )
+            for event, reason in refused.items():
+                problems.add(
+                    int(identify.batches[event]),
+                    int(identify.messages[event]),
+                    f"IDENTIFY event: {reason}",
+                )
+            made += [
+                _table_rows(table, columns, identify.batches[events], identify.messages[events])
+                for table, (columns, events) in tables.items()
+            ]
         return made
+
+
+class _Problems:
+    """Problems, one for each message."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[tuple[int, int], str] = {}
+
+    def add(self, batch: int, message: int, reason: str) -> None:
+        self._reasons.setdefault((batch, message), reason)
+
+    def add_damage(self, decoded: DecodedRows, places: Sequence[int]) -> None:
+        batches, messages = decoded.damaged_batches.tolist(), decoded.damaged.tolist()
+        for batch, message, text in zip(batches, messages, decoded.damage_texts(), strict=True):
+            self.add(places[batch], message, text)
+
+    def all(self) -> list[Problem]:
+        """All of them, in the order of the batches and messages."""
+        return [Problem(*place, reason) for place, reason in sorted(self._reasons.items())]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Decoded rows and where each comes from. No column has nulls: what is absent is empty."""
+
+    columns: Mapping[str, pa.Array]
+    batches: NDArray[np.uint32]
+    messages: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, decoded: DecodedRows, places: Sequence[int], counts: RowCounts) -> _Rows:
+        """All decoded rows; `places` are those of the batches decoded."""
+        table = decoded.table
+        columns = {name: _without_nulls(table.column(name)) for name in table.schema.names}
+        times = columns["timestamp"].to_numpy()
+        late = int(np.count_nonzero(times > TIME_MS_MAX))
+        if late:
+            counts.times_cut += late
+            columns["timestamp"] = pa.array(np.minimum(times, TIME_MS_MAX))
+        columns["timestamp"] = columns["timestamp"].view(TIME)
+        of_batch = np.diff(decoded.row_ends, prepend=0)
+        batches = np.repeat(np.array(places, np.uint32), of_batch)
+        # The decoder's memory is used again, but these may be kept.
+        return cls(columns, batches, columns["message_index"].to_numpy().copy())
+
+    def where(self, mask: NDArray[np.bool_]) -> _Rows:
+        """The rows for which `mask` is true; not copied if those are all."""
+        if mask.all():
+            return self
+        chosen = pa.array(mask)
+        columns = {name: self.columns[name].filter(chosen) for name in _TRACK_SOURCES}
+        return _Rows(columns, self.batches[mask], self.messages[mask])
+
+    def payloads(self) -> Sequence[bytes]:
+        """The payloads as Python's bytes."""
+        found: Sequence[bytes] = self.columns["payload"].to_numpy(zero_copy_only=False)
+        return found
+
+
+def _without_nulls(column: pa.Array) -> pa.Array:
+    """The column with zeros or nothing in place of nulls: the decoder puts them there."""
+    if not column.null_count:
+        return column
+    if isinstance(column, pa.DictionaryArray):
+        words = column.dictionary
+        empty = words.index("").as_py()
+        if empty < 0:
+            empty, words = len(words), pa.concat_arrays([words, pa.array([""])])
+        return pa.DictionaryArray.from_arrays(column.indices.fill_null(empty), words)
+    buffers = [None, *column.buffers()[1:]]
+    return pa.Array.from_buffers(column.type, len(column), buffers, 0, column.offset)
 
 
 def _add(counts: dict[str, int], name: str, count: int) -> None:
     counts[name] = counts.get(name, 0) + count
 
 
-def _name(kind: Any, code: int) -> str:
-    return kind(code).name.lower() if code in set(kind) else str(code)
+def _name_of(schema: int) -> str:
+    return SchemaType(schema).name.lower() if schema in set(SchemaType) else str(schema)
 
 
-def _times(rows: pa.RecordBatch, counts: RowCounts) -> NDArray[np.int64]:
-    times: NDArray[np.int64] = rows["timestamp"].to_numpy()
-    late = int(np.count_nonzero(times > TIME_MS_MAX))
-    counts.times_cut += late
-    return np.minimum(times, TIME_MS_MAX) if late else times
+def _track_rows(table: str, rows: _Rows, more: Mapping[str, pa.Array] | None = None) -> TableRows:
+    columns = dict(rows.columns) | dict(more or {})
+    columns["properties"] = columns["_raw"] = columns["payload"]
+    return _table_rows(table, columns, rows.batches, rows.messages)
 
 
-def _track_columns(rows: pa.RecordBatch, times: NDArray[np.int64]) -> dict[str, Any]:
-    payload = pc.fill_null(rows["payload"], b"")
-    return {
-        "timestamp": times,
-        "event_name": pc.fill_null(rows["event_name"].cast(pa.utf8()), ""),
-        "device_id": pc.fill_null(rows["device_id"], bytes(16)),
-        "session_id": pc.fill_null(rows["session_id"], bytes(16)),
-        "properties": payload,
-        "_raw": payload,
-        "source_ip": rows["source_ip"],
-    }
+def _log_rows(rows: _Rows, patterns: pa.Array) -> TableRows:
+    columns = dict(rows.columns)
+    columns["pattern_id"] = patterns
+    columns["level"] = pa.DictionaryArray.from_arrays(columns["level"].cast(pa.int32()), LEVELS)
+    columns["message"] = columns["_raw"] = columns["payload"]
+    return _table_rows("logs_v1", columns, rows.batches, rows.messages)
 
 
-def _log_rows(
-    decoded: DecodedRows, place: int, ids: NDArray[np.uint64] | None, counts: RowCounts
-) -> TableRows:
-    rows = decoded.table
-    patterns = pa.nulls(rows.num_rows, pa.uint64())
-    if ids is not None and len(ids) == rows.num_rows:
-        patterns = pa.array(ids, mask=ids == 0)
-    elif ids is not None:
-        counts.pattern_ids_lost += 1
-    payload = pc.fill_null(rows["payload"], b"")
-    columns = {
-        "timestamp": _times(rows, counts),
-        "level": pa.DictionaryArray.from_arrays(rows["level"].cast(pa.int32()), LEVELS),
-        "source": pc.fill_null(rows["source"], ""),
-        "service": pc.fill_null(rows["service"], ""),
-        "session_id": pc.fill_null(rows["session_id"], bytes(16)),
-        "source_ip": rows["source_ip"],
-        "pattern_id": patterns,
-        "message": payload,
-        "_raw": payload,
-    }
-    return _table_rows("logs_v1", columns, rows, place)
+def _pattern_ids(
+    batches: Sequence[Batch], row_ends: NDArray[np.int64], counts: RowCounts
+) -> pa.Array:
+    rows = int(row_ends[-1])
+    if all(batch.pattern_ids is None for batch in batches):
+        return pa.nulls(rows, pa.uint64())
+    found = np.zeros(rows, np.uint64)
+    start = 0
+    for batch, end in zip(batches, row_ends.tolist(), strict=True):
+        if batch.pattern_ids is not None:
+            if len(batch.pattern_ids) == end - start:
+                found[start:end] = batch.pattern_ids
+            else:
+                counts.pattern_ids_lost += 1
+        start = end
+    return pa.array(found, mask=found == 0)
 
 
 def _table_rows(
-    table: str, columns: Mapping[str, Any], rows: pa.RecordBatch, place: int
+    table: str,
+    columns: Mapping[str, Any],
+    batches: NDArray[np.uint32],
+    messages: NDArray[np.uint32],
 ) -> TableRows:
-    messages = rows["message_index"].to_numpy()
-    return TableRows(table, _record_batch(table, columns), np.full_like(messages, place), messages)
-
-
-def _record_batch(table: str, columns: Mapping[str, Any]) -> pa.RecordBatch:
     schema = SCHEMAS[table]
-    return pa.RecordBatch.from_arrays(
-        [_array(columns[one.name], one.type) for one in schema], schema=schema
-    )
-
-
-def _array(values: Any, kind: pa.DataType) -> pa.Array:
-    if kind == TIME:
-        return pa.array(values, pa.int64()).cast(TIME)
-    if isinstance(values, pa.Array) and pa.types.is_dictionary(kind):
-        return values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    return values if isinstance(values, pa.Array) else pa.array(values, kind)
-
-
-def _joined(parts: Sequence[TableRows]) -> TableRows:
-    if len(parts) == 1:
-        return parts[0]
-    table = pa.Table.from_batches([part.rows for part in parts]).unify_dictionaries()
-    (rows,) = table.combine_chunks().to_batches()
-    return TableRows(
-        parts[0].table,
-        rows,
-        np.concatenate([part.batches for part in parts]),
-        np.concatenate([part.messages for part in parts]),
-    )
+    rows = pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return TableRows(table, rows, batches, messages)

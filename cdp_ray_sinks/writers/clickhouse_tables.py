@@ -112,7 +112,7 @@ class TableRows:
         end = None if count is None else start + count
         return TableRows(
             self.table,
-            self.rows.slice(start, count),
+            _with_own_words(self.rows.slice(start, count)),
             self.batches[start:end],
             self.messages[start:end],
         )
@@ -121,10 +121,21 @@ class TableRows:
         """The rows at those places, copied."""
         return TableRows(
             self.table,
-            self.rows.take(pa.array(places)),
+            _with_own_words(self.rows.take(pa.array(places))),
             self.batches[places],
             self.messages[places],
         )
+
+
+def _with_own_words(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with no dictionary larger than they are: each block takes its own along."""
+    columns = [
+        column.cast(pa.utf8()).dictionary_encode()
+        if isinstance(column, pa.DictionaryArray) and len(column.dictionary) > len(column)
+        else column
+        for column in rows.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema)
 
 
 def split_by_month(rows: TableRows, zone: str = "UTC") -> list[TableRows]:
@@ -163,11 +174,21 @@ def _months(times: Any, zone: str) -> NDArray[np.int64]:
 
 def serialise(rows: pa.RecordBatch, compression: Compression = "none") -> pa.Buffer:
     """The rows as one block of ClickHouse's format ArrowStream; equal rows give equal bytes."""
-    options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
-    out = pa.BufferOutputStream()
+    if compression != "none":
+        growing = pa.BufferOutputStream()
+        _write_stream(rows, growing, pa.ipc.IpcWriteOptions(compression=compression))
+        return growing.getvalue()
+    # To count first costs nothing, to grow would copy twice as much.
+    counted = pa.MockOutputStream()
+    _write_stream(rows, counted, None)
+    block = pa.allocate_buffer(counted.size())
+    _write_stream(rows, pa.FixedSizeBufferWriter(block), None)
+    return block
+
+
+def _write_stream(rows: pa.RecordBatch, out: Any, options: Any) -> None:
     with pa.ipc.new_stream(out, rows.schema, options=options) as stream:
         stream.write_batch(rows)
-    return out.getvalue()
 
 
 def deserialise(block: pa.Buffer) -> pa.RecordBatch:
