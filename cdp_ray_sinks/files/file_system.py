@@ -151,7 +151,7 @@ def _behind(views: Sequence[Buffer], taken_bytes: int) -> list[Buffer]:
     return []
 
 
-def append_fully(fs: FileSystem, fd: int, data: bytes) -> None:
+def append_fully(fs: FileSystem, fd: int, data: bytes | memoryview) -> None:
     """Write all of `data` at the end of the file; raises OSError."""
     left = memoryview(data)
     while left.nbytes:
