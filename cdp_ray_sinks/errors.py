@@ -78,6 +78,25 @@ class PartialFlushError(SinkError):
         return "; ".join(f"workspace {w}: {text}" for w, text in self.failures[:5])
 
 
+class RefusedMessagesError(SinkError):
+    """All that was accepted is durable but for some messages, which never will be.
+
+    `refusals` holds (batch id, message, entry, reason): the message's 0-based place in the
+    batch, and that of the refused entry among the batch's entries, or None for the whole
+    message. They are to be kept elsewhere; calling `flush` again says that they are.
+    """
+
+    def __init__(
+        self, refusals: tuple[tuple[tuple[bytes, int, int], int, int | None, str], ...]
+    ) -> None:
+        super().__init__(refusals)
+        self.refusals = refusals
+
+    def __str__(self) -> str:
+        reasons = "; ".join(dict.fromkeys(reason for *_, reason in self.refusals[:3]))
+        return f"{len(self.refusals)} entries refused: {reasons}"
+
+
 class FencedError(SinkError):
     """A newer writer owns this lane: acknowledge nothing and leave."""
 

@@ -13,6 +13,7 @@ SAMPLES: dict[str, tuple[object, ...]] = {
     "TransientError": ("server busy", 250),
     "PartialWriteError": ((b"p" * 16, 1, 2), (0, 3), ("bad json", "bad id")),
     "PartialFlushError": (((7, "no space left"),),),
+    "RefusedMessagesError": ((((b"p" * 16, 1, 2), 0, 3, "bad json"),),),
     "MalformedMessageError": ("vector runs past the end", 17),
     "CorruptSegmentError": ("/data/data.bin", 4096, "checksum does not hold"),
     "DrainTimeoutError": ("3 batches unsettled", 3),
@@ -52,6 +53,7 @@ def test_every_error_has_the_same_root() -> None:
         (errors.CorruptSegmentError("a.bin", 9, "torn"), "a.bin: torn at byte 9"),
         (errors.PartialFlushError(((7, "full"),)), "workspace 7: full"),
         (errors.PartialWriteError((b"", 0, 0), (1, 2), ("x", "y")), "2 messages refused: x; y"),
+        (errors.RefusedMessagesError((((b"", 0, 0), 1, 2, "x"),)), "1 entries refused: x"),
     ],
 )
 def test_an_error_says_what_and_where(error: errors.CdpError, text: str) -> None:

@@ -16,8 +16,9 @@ from typing import TypeAlias
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.delivery.backoff import Backoff
+from cdp_ray_sinks.delivery.burial import Burial
 from cdp_ray_sinks.delivery.lane_items import DeadLetters, LaneItem, LaneStream, PushAnswer
-from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DROPPED, DURABLE, REFUSED, Low
+from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, REFUSED, Low
 from cdp_ray_sinks.delivery.turns import Turns
 from cdp_ray_sinks.errors import (
     BatchConflictError,
@@ -25,6 +26,7 @@ from cdp_ray_sinks.errors import (
     FencedError,
     PartialFlushError,
     PartialWriteError,
+    RefusedMessagesError,
     SinkError,
     TerminalError,
     TransientError,
@@ -74,6 +76,7 @@ class Lane:
         self._is_abandoned = False
         self._tick_error: str | None = None
         self.metrics = SinkMetrics()
+        self._burial = Burial(dead_letters, self.metrics)
         self._writer = threading.Thread(target=self._run, name="lane-writer", daemon=True)
 
     def start(self) -> None:
@@ -198,14 +201,16 @@ class Lane:
             self._accept(batch, push, place, lows)
         if not self._open:
             return
-        if not batches and self._clock.monotonic_ms() < self._retry_at_ms:
+        is_waiting = self._clock.monotonic_ms() < self._retry_at_ms
+        if not batches and is_waiting:
             return
         failed: dict[int, SinkError] = {}
         for key, stream in self._streams.items():
             error = self._write(stream)
             if error is not None:
                 failed[key] = error
-        if not failed and self._holds_back():
+        # Where all go to one destination, new batches are no reason to try it earlier.
+        if not failed and ((is_waiting and not self._by_workspace) or self._holds_back()):
             for push in {push for _, push, _ in batches}:
                 push.release()
             return
@@ -280,9 +285,9 @@ class Lane:
             item.outcome = DROPPED
             self.metrics.add(dropped=1)
         except PartialWriteError as error:
-            self._bury(item, error, error.failed_messages)
+            self._burial.bury(item, error, error.failed_messages)
         except TerminalError as error:
-            self._bury(item, error, None)
+            self._burial.bury(item, error, None)
 
     def _holds_back(self) -> bool:
         """Whether the sink would rather have more before the next flush, and may.
@@ -296,7 +301,11 @@ class Lane:
     def _flush(self) -> dict[int, SinkError]:
         self.metrics.add(flush_count=1)
         try:
-            self._sink.flush()
+            try:
+                self._sink.flush()
+            except RefusedMessagesError as error:
+                self._burial.bury_refused(self._open, error)
+                self._sink.flush()
         except PartialFlushError as error:
             return {key: TransientError(text) for key, text in error.failures}
         except TransientError as error:
@@ -347,16 +356,6 @@ class Lane:
     def _answer(self, waiting: list[tuple[PushAnswer, int]], outcome: str) -> None:
         for push, place in waiting:
             push.settle(place, outcome)
-
-    def _bury(
-        self, item: LaneItem, error: SinkError, failed_messages: tuple[int, ...] | None
-    ) -> None:
-        """Keep what the sink will never take, so that it is not lost."""
-        self._dead_letters.put(item.batch, failed_messages, error)
-        count = item.batch.header.message_count if failed_messages is None else len(failed_messages)
-        self.metrics.add(dead_letters=count)
-        if failed_messages is None:
-            item.outcome = DEAD_LETTERED
 
     def _break(self, error: SinkError) -> None:
         """Another writer owns the lane: answer nobody, refuse everybody."""

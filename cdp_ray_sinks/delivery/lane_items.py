@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.delivery.push import DURABLE, PENDING
 from cdp_ray_sinks.errors import SinkError
+
+
+class RefusedEntry(NamedTuple):
+    """A message of a batch, or with `entry` just that of all the batch's entries."""
+
+    message: int
+    entry: int | None
+    reason: str
 
 
 class DeadLetters(Protocol):
@@ -17,6 +26,10 @@ class DeadLetters(Protocol):
 
     def put(self, batch: Batch, failed_messages: tuple[int, ...] | None, error: SinkError) -> None:
         """Keep those messages (None = all) durably with the reason; raises TransientError."""
+        ...
+
+    def put_entries(self, batch: Batch, refusals: Sequence[RefusedEntry]) -> None:
+        """Keep those entries durably, each with its reason; raises TransientError."""
         ...
 
     def close(self) -> None:
