@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cdp_ray_sinks.files.selection import Selection
     from cdp_ray_sinks.pipeline import Pipeline
     from cdp_ray_sinks.sinks.base import Sink, SinkConfig, SinkContext
+    from cdp_ray_sinks.sinks.clickhouse import ClickHouseConfig, ClickHouseSink
     from cdp_ray_sinks.sinks.disk_binary import DiskBinaryConfig, DiskBinarySink
     from cdp_ray_sinks.sinks.disk_plaintext import DiskPlaintextConfig, DiskPlaintextSink
     from cdp_ray_sinks.sinks.null import NullConfig, NullSink
@@ -56,6 +57,8 @@ __all__ = [
     "BinaryWriter",
     "BufferPool",
     "CdpError",
+    "ClickHouseConfig",
+    "ClickHouseSink",
     "ConfigError",
     "CorruptSegmentError",
     "DeliveryConfig",

@@ -31,6 +31,7 @@ MODULES: Final = {
     "cdp_ray_sinks.files.selection": ("Selection",),
     "cdp_ray_sinks.pipeline": ("Pipeline",),
     "cdp_ray_sinks.sinks.base": ("Sink", "SinkConfig", "SinkContext"),
+    "cdp_ray_sinks.sinks.clickhouse": ("ClickHouseConfig", "ClickHouseSink"),
     "cdp_ray_sinks.sinks.disk_binary": ("DiskBinaryConfig", "DiskBinarySink"),
     "cdp_ray_sinks.sinks.disk_plaintext": ("DiskPlaintextConfig", "DiskPlaintextSink"),
     "cdp_ray_sinks.sinks.null": ("NullConfig", "NullSink"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.validation import validated
@@ -71,7 +71,8 @@ def resolved(config: Model, environ: Mapping[str, str], where: str) -> Model:
     plain = {name: getattr(config, name) for name in type(config).model_fields}
     paths = paths_in(config)
     changed: dict[str, Any] = {}
-    for name, value in plain.items():
+    for name, kept in plain.items():
+        value = kept.get_secret_value() if isinstance(kept, SecretStr) else kept
         if isinstance(value, str | Path) and has_placeholder(str(value)):
             changed[name] = resolve(str(value), environ)
             if name in paths and not Path(changed[name]).is_absolute():

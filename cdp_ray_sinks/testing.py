@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import lz4.frame
 import numpy as np
@@ -247,6 +247,23 @@ def _unescaped(text: bytes) -> bytes:
     )
 
 
+def numbers_in_clickhouse(directory: Path) -> list[int]:
+    """The numbers of the rows of events_v1 in an embedded ClickHouse, the first of `{"n":…}`.
+
+    While this process has it open; another process has to close it first.
+    """
+    import clickhouse_connect
+
+    if not directory.exists():
+        return []
+    client: Any = clickhouse_connect.get_client(interface="chdb", path=str(directory))
+    try:
+        sql = "SELECT simpleJSONExtractUInt(properties, 'n') FROM cdp.events_v1 ORDER BY 1"
+        return [int(row[0]) for row in client.query(sql).result_rows]
+    finally:
+        client.close()
+
+
 def _content(path: Path) -> bytes:
     """A file's content, decompressed if it says so; no frame at all is no content."""
     if path.stat().st_size == 0:
@@ -261,8 +278,9 @@ def check_sink(
     clock: Clock,
     read_back: Callable[[], Sequence[int]] | None,
     new_batch: NewBatch = numbered_batch,
+    state_dir: Path | None = None,
 ) -> None:
-    """Assert what every sink promises. The destination must be empty.
+    """Assert what every sink promises. The destination and `state_dir` must be empty.
 
     `read_back` gives the numbers that are durable there, in the order of each workspace, one
     per message; None for a sink that keeps nothing. `new_batch` is `numbered_events` for a sink
@@ -275,9 +293,10 @@ def check_sink(
         if read_back is not None:
             assert sorted(read_back()) == sorted(numbers)
 
-    _check_empty_life(config, clock)
+    context = SinkContext("checked", clock, state_dir)
+    _check_empty_life(config, context)
     lands([])
-    sink = config.build(SinkContext("checked", clock))
+    sink = config.build(context)
     sink.open()
     expected = _write_each_size(sink, new_batch)
     lands(expected)
@@ -289,17 +308,17 @@ def check_sink(
     sink.close()
     sink.close()
     lands([*expected, 900])
-    _check_second_life(config, clock, new_batch)
+    _check_second_life(config, context, new_batch)
     lands([*expected, 900, 901])
 
 
-def _check_empty_life(config: SinkConfig, clock: Clock) -> None:
+def _check_empty_life(config: SinkConfig, context: SinkContext) -> None:
     """Opening, flushing nothing, ticking and closing twice does nothing."""
-    sink = config.build(SinkContext("checked", clock))
+    sink = config.build(context)
     sink.open()
     sink.flush()
-    assert sink.due_in_ms(clock.now_ms()) >= 0
-    sink.tick(clock.now_ms())
+    assert sink.due_in_ms(context.clock.now_ms()) >= 0
+    sink.tick(context.clock.now_ms())
     sink.close()
     sink.close()
 
@@ -326,9 +345,9 @@ def _check_ledger(sink: Sink, new_batch: NewBatch) -> None:
             assert sink.ledger_for(1).has(h.producer, h.epoch, h.sequence, h.checksum)
 
 
-def _check_second_life(config: SinkConfig, clock: Clock, new_batch: NewBatch) -> None:
+def _check_second_life(config: SinkConfig, context: SinkContext, new_batch: NewBatch) -> None:
     """A new sink over the same destination goes on where the first one ended."""
-    sink = config.build(SinkContext("checked", clock))
+    sink = config.build(context)
     sink.open()
     _check_ledger(sink, new_batch)
     sink.write(new_batch(901, 1, 64))

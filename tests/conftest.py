@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from cdp_ray_sinks.bench.clickhouse_server import ClickHouseServer
+
 # Before anything imports ray; processes that the tests start take these over.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -32,6 +34,21 @@ def captures() -> Path:
     if not folder:
         pytest.skip("CDP_CAPTURES names no folder of captured client bytes")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """A real ClickHouse server of this test session; each test makes a database of its own."""
+    with ClickHouseServer(tmp_path_factory.mktemp("clickhouse")) as server:
+        yield server
+
+
+@pytest.fixture
+def lab(clickhouse: ClickHouseServer, tmp_path: Path) -> Iterator[Any]:
+    """A database on that server, and what a test does with it: see clickhouse_lab.py."""
+    made = _beside("clickhouse_lab").Lab(clickhouse, tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

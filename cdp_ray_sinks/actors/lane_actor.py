@@ -47,7 +47,8 @@ class LaneActor:
 
     def _new_lane(self) -> Lane:
         config = resolved(self._spec.config, os.environ, f"sinks.{self._spec.sink_name}")
-        sink = config.build(SinkContext(self._spec.sink_name, self._clock, line_out=self._lines))
+        state_dir = Path(self._spec.state_dir)
+        sink = config.build(SinkContext(self._spec.sink_name, self._clock, state_dir, self._lines))
         dead_letters = DeadLetterArchive(
             Path(self._spec.dead_letter_dir), self._spec.sink_name, self._clock
         )

@@ -23,13 +23,17 @@ class Identity(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class LaneSpec:
-    """A lane of one sink. `kind` is "sink" for a lone lane, "chain" for one of several."""
+    """A lane of one sink. `kind` is "sink" for a lone lane, "chain" for one of several.
+
+    `state_dir` is the node's folder for what sinks must remember, one below it for each.
+    """
 
     name: str
     kind: str
     sink_name: str
     config: SinkConfig
     dead_letter_dir: str
+    state_dir: str
     populate_object_store: bool = False
     data_threads: int = 8
 

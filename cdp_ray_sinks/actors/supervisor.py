@@ -218,6 +218,7 @@ class Supervisor:
             sink_name,
             config,
             str(self._state_dir / "dead_letters"),
+            str(self._state_dir / "sinks"),
             self._config.delivery.populate_object_store and config.one_lane_per_workspace,
         )
 

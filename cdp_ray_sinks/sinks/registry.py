@@ -11,6 +11,7 @@ from cdp_ray_sinks.sinks.base import SinkConfig
 from cdp_ray_sinks.validation import validated
 
 SINKS: Final[Mapping[str, str]] = {
+    "clickhouse": "cdp_ray_sinks.sinks.clickhouse:ClickHouseConfig",
     "null": "cdp_ray_sinks.sinks.null:NullConfig",
     "stdout": "cdp_ray_sinks.sinks.stdout:StdoutConfig",
     "disk_binary": "cdp_ray_sinks.sinks.disk_binary:DiskBinaryConfig",

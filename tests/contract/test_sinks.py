@@ -15,6 +15,7 @@ from cdp_ray_sinks.testing import (
     numbered_batch,
     numbered_events,
     numbers_in,
+    numbers_in_clickhouse,
     numbers_in_lines,
     numbers_in_warehouse,
 )
@@ -23,6 +24,10 @@ ReadBack = Callable[[], Sequence[int]] | None
 
 # How each type is configured for a test, and how its destination is read back.
 DESTINATIONS: dict[str, Callable[[Path], tuple[dict[str, Any], ReadBack]]] = {
+    "clickhouse": lambda folder: (
+        {"url": f"chdb://{folder}", "create_tables": True},
+        lambda: numbers_in_clickhouse(folder),
+    ),
     "null": lambda folder: ({}, None),
     "stdout": lambda folder: ({}, None),
     "disk_binary": lambda folder: ({"path": folder}, lambda: numbers_in(folder)),
@@ -32,6 +37,7 @@ DESTINATIONS: dict[str, Callable[[Path], tuple[dict[str, Any], ReadBack]]] = {
 
 # Options that make a type write otherwise; the promises are checked with each of them too.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "clickhouse": [{"compression": "none", "rows_per_insert": 1000, "all_events": True}],
     "disk_binary": [
         {"compression": "lz4"},
         {"compression": "lz4", "lz4_preset": "fast", "fsync": "off"},
@@ -46,7 +52,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 
 # Types that decode what they are given want batches that can be.
-DECODING = {"parquet"}
+DECODING = {"clickhouse", "parquet"}
 
 
 @pytest.mark.parametrize(
@@ -60,4 +66,5 @@ def test_the_sink_keeps_its_promises(
     assert sink_type in DESTINATIONS, f"say here how to read back what {sink_type} wrote"
     options, read_back = DESTINATIONS[sink_type](tmp_path / "destination")
     new_batch = numbered_events if sink_type in DECODING else numbered_batch
-    check_sink(load_config(sink_type, options | variant), FakeClock(), read_back, new_batch)
+    config = load_config(sink_type, options | variant)
+    check_sink(config, FakeClock(), read_back, new_batch, tmp_path / "state")
