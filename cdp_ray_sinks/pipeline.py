@@ -80,7 +80,8 @@ class Pipeline:
     ) -> None:
         self.config = config
         self._report = report or (lambda text: None)
-        self._state_dir = config.pipeline.state_dir or default_state_dir(config)
+        state_dir = config.pipeline.state_dir or default_state_dir(config)
+        self._state_dir = state_dir.expanduser().absolute()
         self._supervisor = Supervisor(config, self._state_dir, print_text or printer_to(sys.stdout))
         self._producers: dict[str, Producer] = {}
         self._source_reports: dict[str, dict[str, Any]] = {}
