@@ -21,6 +21,7 @@ from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX
 from cdp_ray_sinks.files.segment_opening import open_segment
 from cdp_ray_sinks.files.segment_path import parse_name
 from cdp_ray_sinks.files.selection import Selection
+from cdp_ray_sinks.sources.framing import holds_frames
 
 OnDamage = Callable[[str], None]
 FOLLOW_MS: Final = 200
@@ -28,11 +29,16 @@ TEXT_SUFFIX: Final = ".log"
 """Of segments that hold lines."""
 
 
-def check_paths(paths: Sequence[Path]) -> None:
-    """Raises ConfigError for a path that is not there, or that holds text and no records."""
+def check_paths(paths: Sequence[Path], takes_frames: bool = False) -> None:
+    """Raises ConfigError for a path that is not there, or that holds no records.
+
+    That is text, and frames unless the command `takes_frames`.
+    """
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path}: no such file or folder")
+        if path.is_file() and not takes_frames and holds_frames(path):
+            raise ConfigError(f"{path}: frames as clients send them; send plays them to a source")
         text = text_file_in(path)
         if text is None:
             continue

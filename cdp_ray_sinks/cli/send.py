@@ -72,9 +72,11 @@ class _Plan:
     """
 
     def __init__(self, paths: Sequence[Path], key: bytes | None, selection: Selection) -> None:
-        check_paths(paths)
+        check_paths(paths, takes_frames=True)
         self._selection = selection
-        self._parts = [(path, not path.is_dir() and holds_frames(path)) for path in paths]
+        self._parts = [
+            (path, not path.is_dir() and holds_frames(path) is not False) for path in paths
+        ]
         self._skipped = Complaints("not sent")
         self._damaged = Complaints("damaged")
         self._framer = Framer(key, self._skipped.tell)

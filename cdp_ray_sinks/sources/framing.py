@@ -68,11 +68,11 @@ OnSkip = Callable[[str], None]
 """Called with where a message is and why it can't be sent."""
 
 
-def holds_frames(path: Path) -> bool:
-    """Whether a file holds frames, rather than the records of an archive.
+def holds_frames(path: Path) -> bool | None:
+    """Whether a file holds frames (True) or the records of an archive (False).
 
-    Told by which of the two makes messages of its first bytes. Raises ConfigError if it
-    can't be read.
+    Told by which of the two makes messages of its first bytes; None if neither does. Raises
+    ConfigError if it can't be read.
     """
     if path.name.endswith(LZ4_SUFFIX) or index_path_of(path).exists():
         return False
@@ -88,6 +88,8 @@ def holds_frames(path: Path) -> bool:
     run.starts[:count] = starts[:count] + RECORD_PREFIX_BYTES
     run.lengths[:count] = np.diff(starts[: count + 1]) - RECORD_PREFIX_BYTES
     run.check(workspace_id=1)
+    if not as_frames and not run.ok_count:
+        return None
     return as_frames >= run.ok_count
 
 

@@ -61,6 +61,20 @@ def test_text_is_told_apart_from_records(
         assert tool in done.stderr
 
 
+def test_frames_are_told_apart_from_records(maker: Any, tmp_path: Path) -> None:
+    """They are for `send`; a segment is not taken for them, nor is what is damaged."""
+    path = tmp_path / "frames.bin"
+    message = maker.message()
+    path.write_bytes(len(message).to_bytes(4, "big") + message)
+    with pytest.raises(ConfigError, match="frames as clients send them; send plays them"):
+        check_paths([path])
+    check_paths([path], takes_frames=True)
+    path.write_bytes(maker.record(message, maker.start_ms))
+    check_paths([path])
+    path.write_bytes(b"neither of the two")
+    check_paths([path])
+
+
 @pytest.mark.parametrize("compression", ["none", "lz4"])
 def test_verify_proves_text_too(
     write_text: Callable[..., Path], compression: str, capsys: pytest.CaptureFixture[str]

@@ -184,10 +184,12 @@ def test_blocks_stay_small_however_large_the_file(maker: Any, tmp_path: Path) ->
 
 
 def test_what_a_file_holds_is_told_by_its_bytes(maker: Any, tmp_path: Path) -> None:
-    """Whatever its name is; nothing at all are frames."""
+    """Whatever its name is; of nothing, or something else, it says so."""
     path = tmp_path / "data.bin"
-    path.touch()
-    assert holds_frames(path)
+    path.write_text("hello, this is no such file")
+    assert holds_frames(path) is None
+    path.write_bytes(b"")
+    assert holds_frames(path) is None
     assert list(Framer(None, refuse).of_file(path)) == []
     path.write_bytes(maker.record(maker.message(), maker.start_ms) * 100)
     assert not holds_frames(path)
