@@ -7,6 +7,7 @@ actors have working directories of their own.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -204,6 +205,17 @@ class PipelineConfig(Section):
             for place, rule in enumerate(routing.rules):
                 _check_sink_names(f"routing.rules[{place}].sinks", rule.sinks, self.sinks)
         return self
+
+    def state_dir(self) -> Path:
+        """Where what must outlive the pipeline is kept, absolute; see `pipeline.state_dir`."""
+        if self.pipeline.state_dir is not None:
+            return self.pipeline.state_dir.expanduser().absolute()
+        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return Path(base).absolute() / "cdp_ray_sinks" / self.pipeline.name
+
+    def dead_letter_dir(self) -> Path:
+        """The folder with an archive for each sink that refused something."""
+        return self.state_dir() / "dead_letters"
 
     def active_sinks(self) -> dict[str, SinkConfig]:
         """The sinks that are enabled, in the order of the file."""

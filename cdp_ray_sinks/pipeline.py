@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from cdp_ray_sinks.actors.cluster import connect, default_state_dir, join_running
+from cdp_ray_sinks.actors.cluster import connect, join_running
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import NAMESPACE
 from cdp_ray_sinks.actors.supervisor import (
@@ -80,9 +80,7 @@ class Pipeline:
     ) -> None:
         self.config = config
         self._report = report or (lambda text: None)
-        state_dir = config.pipeline.state_dir or default_state_dir(config)
-        self._state_dir = state_dir.expanduser().absolute()
-        self._supervisor = Supervisor(config, self._state_dir, print_text or printer_to(sys.stdout))
+        self._supervisor = Supervisor(config, print_text or printer_to(sys.stdout))
         self._producers: dict[str, Producer] = {}
         self._source_reports: dict[str, dict[str, Any]] = {}
         self._lane_reports: dict[str, list[dict[str, Any]]] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from logging import ERROR
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -81,9 +80,3 @@ def _check_windows(config: PipelineConfig) -> None:
             f"more than half of the object store's {store}; lower it, or raise "
             "ray.object_store_bytes"
         )
-
-
-def default_state_dir(config: PipelineConfig) -> Path:
-    """Where a pipeline keeps what must outlive it when the configuration does not say."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "cdp_ray_sinks" / config.pipeline.name

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -62,13 +61,11 @@ def producer_limits(config: PipelineConfig) -> dict[str, int]:
 class Supervisor:
     """The actors of one pipeline."""
 
-    def __init__(
-        self, config: PipelineConfig, state_dir: Path, print_text: Callable[[str], None]
-    ) -> None:
+    def __init__(self, config: PipelineConfig, print_text: Callable[[str], None]) -> None:
         self._config = config
         self._print_text = print_text
         self._name = config.pipeline.name
-        self._state_dir = state_dir
+        self._state_dir = config.state_dir()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._lanes: dict[str, Any] = {}
@@ -217,7 +214,7 @@ class Supervisor:
             kind,
             sink_name,
             config,
-            str(self._state_dir / "dead_letters"),
+            str(self._config.dead_letter_dir()),
             str(self._state_dir / "sinks"),
             self._config.delivery.populate_object_store and config.one_lane_per_workspace,
         )

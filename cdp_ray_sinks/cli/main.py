@@ -171,6 +171,41 @@ def verify(path: ArchivePath, json: Json = False) -> None:
     raise typer.Exit(verify_archive(path, json))
 
 
+dead_letters = typer.Typer(no_args_is_help=True, help="What sinks refused for good.")
+app.add_typer(dead_letters, name="deadletters")
+PipelineFile = Annotated[Path, typer.Argument(help="The pipeline's TOML file.")]
+OneSink = Annotated[str | None, typer.Option("--sink", help="Only this sink's.")]
+
+
+@dead_letters.command("list")
+def dead_letters_list(config: PipelineFile, sink: OneSink = None, json: Json = False) -> None:
+    """Count them by sink and reason."""
+    from cdp_ray_sinks.cli.deadletters import list_dead_letters
+
+    raise typer.Exit(list_dead_letters(config, sink, json))
+
+
+@dead_letters.command("show")
+def dead_letters_show(
+    config: PipelineFile,
+    sink: OneSink = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Stop after this many events.")] = None,
+    json: Json = False,
+) -> None:
+    """Print the refused events."""
+    from cdp_ray_sinks.cli.deadletters import show_dead_letters
+
+    raise typer.Exit(show_dead_letters(config, sink, limit, json))
+
+
+@dead_letters.command("replay")
+def dead_letters_replay(config: PipelineFile, sink: OneSink = None, json: Json = False) -> None:
+    """Send them to their sinks again, once what was wrong is mended."""
+    from cdp_ray_sinks.cli.deadletters import replay_dead_letters
+
+    raise typer.Exit(replay_dead_letters(config, sink, json))
+
+
 @app.command()
 def status(
     name: Annotated[str, typer.Option(help="The pipeline's name.")] = "default",
