@@ -249,6 +249,23 @@ def send(
 
 
 @app.command()
+def ddl(
+    profile: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Change the tables; repeatable.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Create it, and qualify all names with it.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the profiles instead.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the SQL that makes ClickHouse's tables."""
+    from cdp_ray_sinks.cli.ddl import list_profiles, print_ddl
+
+    raise typer.Exit(list_profiles(json) if list_ else print_ddl(profile or [], database, json))
+
+
+@app.command()
 def bench(
     sinks: Annotated[list[str] | None, typer.Argument(help="What to measure; all without.")] = None,
     shape: Annotated[
