@@ -220,7 +220,7 @@ def numbers_in_warehouse(base: Path) -> list[int]:
         payloads = [decode_events(b).table["payload"].to_pylist() for b in reader.take(_ALL, _ALL)]
         journalled[reader.journal_id] = [_payload_number(p.decode()) for p in chain(*payloads)]
     # After the journals, so that what is published meanwhile is seen at least once.
-    published = {read_footer(path).metadata["journal_id"] for path in base.rglob("*.parquet")}
+    published = {read_footer(path).metadata.get("journal_id") for path in base.rglob("*.parquet")}
     waiting = [numbers for name, numbers in journalled.items() if name not in published]
     return [*numbers_in_tables(base), *chain(*waiting)]
 
@@ -303,7 +303,8 @@ def check_sink(
     sink.flush()
     sink.tick(clock.now_ms())
     lands(expected)
-    _check_ledger(sink, new_batch)
+    _resend(sink, new_batch)
+    lands(expected)
     sink.write(new_batch(900, 2, 64))
     sink.close()
     sink.close()
@@ -338,18 +339,22 @@ def _write_each_size(sink: Sink, new_batch: NewBatch) -> list[int]:
     return [b.header.sequence for b in batches for _ in range(b.header.message_count)]
 
 
-def _check_ledger(sink: Sink, new_batch: NewBatch) -> None:
-    if isinstance(sink, KeepsLedger):
-        for batch in (new_batch(1, 1, 36), new_batch(5, 1, 1_000)):
-            h = batch.header
-            assert sink.ledger_for(1).has(h.producer, h.epoch, h.sequence, h.checksum)
+def _resend(sink: Sink, new_batch: NewBatch) -> None:
+    """What a lane does with batches that come again: it writes those the ledger lacks."""
+    if not isinstance(sink, KeepsLedger):
+        return
+    for batch in (new_batch(1, 1, 36), new_batch(5, 1, 1_000)):
+        h = batch.header
+        if not sink.ledger_for(1).has(h.producer, h.epoch, h.sequence, h.checksum):
+            sink.write(batch)
+    sink.flush()
 
 
 def _check_second_life(config: SinkConfig, context: SinkContext, new_batch: NewBatch) -> None:
     """A new sink over the same destination goes on where the first one ended."""
     sink = config.build(context)
     sink.open()
-    _check_ledger(sink, new_batch)
+    _resend(sink, new_batch)
     sink.write(new_batch(901, 1, 64))
     sink.flush()
     sink.close()

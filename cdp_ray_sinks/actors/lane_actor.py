@@ -47,8 +47,15 @@ class LaneActor:
 
     def _new_lane(self) -> Lane:
         config = resolved(self._spec.config, os.environ, f"sinks.{self._spec.sink_name}")
-        state_dir = Path(self._spec.state_dir)
-        sink = config.build(SinkContext(self._spec.sink_name, self._clock, state_dir, self._lines))
+        context = SinkContext(
+            self._spec.sink_name,
+            self._clock,
+            Path(self._spec.state_dir),
+            self._lines,
+            held_bytes_max=self._spec.held_bytes_max,
+            held_batches_max=self._spec.held_batches_max,
+        )
+        sink = config.build(context)
         dead_letters = DeadLetterArchive(
             Path(self._spec.dead_letter_dir), self._spec.sink_name, self._clock
         )

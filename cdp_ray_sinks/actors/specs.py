@@ -36,6 +36,8 @@ class LaneSpec:
     state_dir: str
     populate_object_store: bool = False
     data_threads: int = 8
+    held_bytes_max: int = 64 * 1024 * 1024
+    held_batches_max: int = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,7 @@ class Supervisor:
         return self._create(SpoolActor, spec.lane.name, spec, concurrency_groups=groups)
 
     def _lane_spec(self, name: str, kind: str, sink_name: str, config: SinkConfig) -> LaneSpec:
+        delivery = self._config.delivery
         return LaneSpec(
             name,
             kind,
@@ -216,7 +217,10 @@ class Supervisor:
             config,
             str(self._config.dead_letter_dir()),
             str(self._state_dir / "sinks"),
-            self._config.delivery.populate_object_store and config.one_lane_per_workspace,
+            delivery.populate_object_store and config.one_lane_per_workspace,
+            # A workspace may have a quarter of what is in flight; see `delivery.flights.Window`.
+            held_bytes_max=min(delivery.window_bytes, config.max_in_flight_bytes) // 4,
+            held_batches_max=max(1, delivery.window_batches // 4),
         )
 
     def _create_lane(self, name: str, kind: str, sink_name: str, config: SinkConfig) -> Any:

@@ -208,7 +208,7 @@ class Chain:
             return {}
         if not self._is_open:
             raise TransientError(f"the chain of {self.directory} is not open")
-        self._check_fence()
+        self.check()
         for key, batches in self._accepted.items():
             try:
                 for segment, run in self._runs(key, batches):
@@ -249,7 +249,7 @@ class Chain:
         """
         self._writer.release()
         if self._writes:
-            self._check_fence()
+            self.check()
         writes, self._writes = self._writes, []
         now_ms = self._clock.now_ms()
         broken: set[Key] = set()
@@ -267,6 +267,21 @@ class Chain:
         self.segments.seal_full()
         if self._problem is not None:
             raise TransientError(self._problem)
+
+    def check(self) -> None:
+        """Raise FencedError if a newer writer has come: then the chain is dead.
+
+        Raises TransientError if it can't be told.
+        """
+        try:
+            self._fence.check()
+        except FencedError:
+            self.segments.abandon()
+            self._follower.abandon()
+            self._accepted.clear()
+            self._writes.clear()
+            self._let_go()
+            raise
 
     def tick(self, now_ms: int) -> None:
         """Seal what is due, sync when the interval is over, settle what waits for a lease.
@@ -368,17 +383,6 @@ class Chain:
             self._accepted[write.key] = left
         else:
             del self._accepted[write.key]
-
-    def _check_fence(self) -> None:
-        try:
-            self._fence.check()
-        except FencedError:
-            self.segments.abandon()
-            self._follower.abandon()
-            self._accepted.clear()
-            self._writes.clear()
-            self._let_go()
-            raise
 
     def _let_go(self) -> None:
         self._is_open = False

@@ -163,6 +163,11 @@ class ChainSet:
         self._forget(workspace_id)
         chain.close()
 
+    def lose(self, workspace_id: int, error: FencedError) -> None:
+        """Another writer has the workspace: it is never opened again here."""
+        self._fenced[workspace_id] = str(error)
+        self._forget(workspace_id)
+
     def close(self) -> None:
         """Flush, seal and let go of all. Safe to call twice. Raises what `flush` raises."""
         try:
@@ -210,8 +215,7 @@ class ChainSet:
         if fenced is not None:
             for workspace_id, error in problems.items():
                 if isinstance(error, FencedError):
-                    self._fenced[workspace_id] = str(error)
-                    self._forget(workspace_id)
+                    self.lose(workspace_id, error)
             raise fenced
         if problems:
             raise PartialFlushError(tuple((w, str(e)) for w, e in problems.items()))

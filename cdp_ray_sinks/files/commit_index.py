@@ -244,7 +244,7 @@ def parse_index(data: bytes, path: str) -> IndexContents:
         kind, payload, end = record
         try:
             if kind == KIND_SNAPSHOT:
-                ledger.extend(_parse_snapshot(payload))
+                ledger.extend(parse_snapshot(payload))
             elif kind == KIND_COMMIT:
                 commits.append(parse_commit(payload, commits))
             else:
@@ -288,7 +288,8 @@ def parse_seal(payload: bytes) -> Seal:
     return Seal(*_SEAL.unpack(payload))
 
 
-def _parse_snapshot(payload: bytes) -> Iterator[LedgerEntry]:
+def parse_snapshot(payload: bytes) -> Iterator[LedgerEntry]:
+    """The ledger entries of a snapshot; struct.error or ValueError if it is cut short."""
     position = 0
     while position < len(payload):
         producer, epoch, low, seen, count = _LEDGER.unpack_from(payload, position)

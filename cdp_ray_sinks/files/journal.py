@@ -56,6 +56,12 @@ class Journal:
         self._covered: set[Path] = set()
 
     @property
+    def place(self) -> PublicationPlace:
+        """Where the workspace's files go; once it is open."""
+        assert self._place is not None
+        return self._place
+
+    @property
     def is_published(self) -> bool:
         """Whether no segment is open or waits to be published."""
         return all(each.is_done for each in self._publications.values())
@@ -97,8 +103,7 @@ class Journal:
 
     def is_taken(self, path: Path) -> bool:
         """Whether the file that a segment would become is there already."""
-        assert self._place is not None
-        return self._place.target_of(path, self._format.suffix).exists()
+        return self.place.target_of(path, self._format.suffix).exists()
 
     def committed(self, segment: Segment) -> None:
         """There may be enough for a group of rows."""
@@ -145,10 +150,9 @@ class Journal:
         self._publications.clear()
 
     def _follow(self, path: Path, *, is_inherited: bool) -> Publication:
-        assert self._place is not None
         publication = self._publications[path] = Publication(
             path,
-            self._place,
+            self.place,
             self._format,
             self._fs,
             self._limits,

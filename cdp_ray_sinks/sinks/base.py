@@ -79,13 +79,17 @@ class LineOut(Protocol):
 class SinkContext:
     """What surrounds a sink when it is built on its node.
 
-    `line_out` is there for sinks whose config says `prints_lines`.
+    `line_out` is there for sinks whose config says `prints_lines`. A sink whose `due_in_ms`
+    holds back may hold no more than `held_bytes_max` and `held_batches_max`: what sources
+    may have unsettled ends there, so it would wait for what waits for it.
     """
 
     name: str
     clock: Clock = SystemClock()  # noqa: RUF009 - stateless
     state_dir: Path | None = None
     line_out: LineOut | None = None
+    held_bytes_max: int = 64 * 1024 * 1024
+    held_batches_max: int = 1024
 
 
 class SinkConfig(BaseModel):

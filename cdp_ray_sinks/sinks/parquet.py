@@ -15,6 +15,7 @@ from pydantic import Field
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.batch.damage import DamagedMessage, damaged_messages
 from cdp_ray_sinks.errors import PartialWriteError, TerminalError, TransientError
+from cdp_ray_sinks.files.direct import DirectFiles
 from cdp_ray_sinks.files.file_system import FileSystem, LocalFileSystem, transient
 from cdp_ray_sinks.files.journal import JOURNAL_DIRECTORY, Journal
 from cdp_ray_sinks.files.ledger import Ledger
@@ -24,6 +25,7 @@ from cdp_ray_sinks.files.publisher import Publisher
 from cdp_ray_sinks.files.recovery import Damage
 from cdp_ray_sinks.sinks.base import SinkContext
 from cdp_ray_sinks.sinks.file_sink import ChainConfig, FileSink
+from cdp_ray_sinks.sinks.holding import HoldPolicy
 from cdp_ray_sinks.writers.base import STREAMS
 from cdp_ray_sinks.writers.parquet import Compression, ParquetSettings
 from cdp_ray_sinks.writers.parquet_format import JournalWriter, ParquetFormat
@@ -33,8 +35,11 @@ from cdp_ray_sinks.writers.parquet_schemas import UuidType
 class ParquetConfig(ChainConfig):
     """Where the tables are, how they are written and when a file ends; see `ChainConfig`.
 
-    `buffer_rows` make a row group. `compression_level` is the codec's own.
-    `journal_backlog_bytes_max` bounds what is journalled and waits to be made rows of.
+    `buffer_rows` make a row group. `compression_level` is the codec's own. With
+    `journal = "commit"` batches are acknowledged by the journal, of which
+    `journal_backlog_bytes_max` may wait to be made rows of. With `"off"` the files themselves
+    are what is acknowledged: they hold what came within `publish_age_s_max`, or less if more
+    may not be held, and of the keys that end a segment none counts.
     """
 
     type: Literal["parquet"] = "parquet"
@@ -43,6 +48,8 @@ class ParquetConfig(ChainConfig):
     buffer_rows: int = Field(default=100_000, ge=1)
     uuid_type: UuidType = "uuid"
     idle_s: int = Field(default=900, ge=1)
+    journal: Literal["commit", "off"] = "commit"
+    publish_age_s_max: float = Field(default=10, ge=0, allow_inf_nan=False)
     journal_backlog_bytes_max: int = Field(default=1 << 30, ge=1 << 20)
 
     def build(self, context: SinkContext) -> ParquetSink:
@@ -57,7 +64,10 @@ class ParquetConfig(ChainConfig):
 
 
 class ParquetSink(FileSink):
-    """Durable means synced in the journal; what was accepted is published by `close`."""
+    """Durable means synced in the journal, or published if there is none.
+
+    What was accepted is published when `close` returns.
+    """
 
     def __init__(
         self, config: ParquetConfig, context: SinkContext, fs: FileSystem | None = None
@@ -65,6 +75,7 @@ class ParquetSink(FileSink):
         self._fs = fs or LocalFileSystem()
         self._format = ParquetFormat(config.settings())
         self._limits = GroupLimits(config.buffer_rows)
+        self._policy = config.chain_options().policy
         self._publisher = Publisher(context.clock, config.journal_backlog_bytes_max)
         self._journals: dict[int, Journal] = {}
         self._clock = context.clock
@@ -80,6 +91,16 @@ class ParquetSink(FileSink):
         )
         self._leftovers = Leftovers(
             self._base, self._chains, lambda workspace_id: self._journals[workspace_id].is_published
+        )
+        self._direct: DirectFiles | None = None
+        if config.journal == "off":
+            # A decoder's memory is one thread's.
+            table_format = ParquetFormat(config.settings())
+            self._direct = DirectFiles(
+                table_format, self._fs, self._limits, context.clock, self._chains.lose
+            )
+        self._holding = HoldPolicy(
+            context.held_bytes_max, context.held_batches_max, int(1000 * config.publish_age_s_max)
         )
 
     def _new_journal(self, workspace_id: int) -> Journal:
@@ -116,35 +137,57 @@ class ParquetSink(FileSink):
             raise TerminalError(f"batch {header.batch_id}: its offsets do not fit its bytes")
         damaged = damaged_messages(batch)
         if not damaged:
-            self._chains.append(batch)
+            self._accept(batch)
             return
         if len(damaged) == header.message_count:
             raise TerminalError(f"batch {header.batch_id}: {_text(damaged)}")
-        self._append_once(batch)
+        self._accept_once(batch)
         raise PartialWriteError(
             header.batch_id,
             tuple(each.message for each in damaged),
             tuple(each.reason for each in damaged),
         )
 
-    def _append_once(self, batch: Batch) -> None:
+    def _accept(self, batch: Batch) -> None:
+        if self._direct is None:
+            self._chains.append(batch)
+            return
+        header = batch.header
+        partition = self._policy.partition_of(header.workspace_id, header.received_at_ms)
+        chain = self._chains.chain(header.workspace_id)
+        place = self._journals[header.workspace_id].place
+        self._direct.add(batch, (partition, STREAMS[header.schema_type]), chain, place)
+        self._holding.note(self._clock.monotonic_ms())
+
+    def _accept_once(self, batch: Batch) -> None:
         """A batch that is refused in part may come again before its dead letters are kept."""
         header = batch.header
         ledger = self.ledger_for(header.workspace_id)
         is_durable = ledger.has(header.producer, header.epoch, header.sequence, header.checksum)
         if header.batch_id not in self._refused_in and not is_durable:
-            self._chains.append(batch)
+            self._accept(batch)
             self._refused_in.add(header.batch_id)
 
     def flush(self) -> None:
-        """One write, one index record and one sync per open journal segment.
+        """One write, one index record and one sync per open journal segment; see `Sink.flush`.
 
-        Waits while too much of the journal is not published; raises TransientError if that
-        does not get less.
+        Waits while too much of the journal is not published, and raises TransientError if that
+        does not get less. Without a journal: ends, syncs and publishes what is held.
         """
-        self._publisher.wait_for_room()
-        super().flush()
+        if self._direct is not None:
+            self._direct.flush()
+            self._holding.clear()
+        else:
+            self._publisher.wait_for_room()
+            super().flush()
         self._refused_in.clear()
+
+    def due_in_ms(self, now_ms: int) -> int:
+        """0 with a journal. Without one the larger flush is the better file."""
+        if self._direct is None:
+            return 0
+        held = self._direct.held_bytes, self._direct.held_batches
+        return self._holding.due_in_ms(*held, self._clock.monotonic_ms())
 
     def tick(self, now_ms: int) -> None:
         """Seal and sync what is due; go on with what other writers left behind.
@@ -157,6 +200,13 @@ class ParquetSink(FileSink):
         if problem is not None:
             raise TransientError(problem)
 
+    def release(self, workspace_id: int) -> None:
+        """Make a workspace durable, publish it and let go, so that another lane can have it."""
+        if self._direct is not None:
+            self.flush()
+            self._direct.forget(workspace_id)
+        super().release(workspace_id)
+
     def close(self) -> None:
         """Flush, seal, publish, let go of the directories.
 
@@ -164,10 +214,15 @@ class ParquetSink(FileSink):
         opened again.
         """
         try:
-            super().close()
+            self.flush()
         finally:
-            problem = self._publisher.problem
-            self._publisher.close()
+            try:
+                super().close()
+            finally:
+                problem = self._publisher.problem
+                self._publisher.close()
+                if self._direct is not None:
+                    self._direct.close()
         if problem is not None:
             raise TransientError(problem)
 
@@ -186,8 +241,10 @@ class ParquetSink(FileSink):
 
     def counters(self) -> dict[str, int]:
         """As of every file sink, those of the publisher, and `backlog_bytes`."""
-        published = asdict(self._publisher.counters)
-        return super().counters() | published | {"backlog_bytes": self._publisher.backlog_bytes}
+        found = super().counters() | {"backlog_bytes": self._publisher.backlog_bytes}
+        for name, count in asdict(self._publisher.counters).items():
+            found[name] = count + (getattr(self._direct.counters, name) if self._direct else 0)
+        return found
 
 
 def _text(damaged: list[DamagedMessage]) -> str:

@@ -48,6 +48,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"compression": "zstd", "compression_level": 3, "rotation": "daily"},
         {"compression": "lz4", "fsync": "off", "buffer_rows": 5000},
         {"compression": "none", "segment_bytes_max": 1_000_000},
+        {"journal": "off"},
+        {"journal": "off", "rotation": "daily", "buffer_rows": 3000, "publish_age_s_max": 0},
     ],
 }
 
