@@ -82,6 +82,18 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.fixture
+def failing_disk() -> Any:
+    """A disk that fails where a test says so: the `FailingFileSystem` of failing_disk.py."""
+    return _beside("failing_disk").FailingFileSystem()
+
+
+@pytest.fixture(scope="session")
+def crashing_disk() -> Any:
+    """Makes a disk that ends the process: the `CrashingFileSystem` of failing_disk.py."""
+    return _beside("failing_disk").CrashingFileSystem
+
+
 def _beside(name: str) -> Any:
     # Tests are no package, so a file beside them is not there to be imported.
     spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))

@@ -73,6 +73,8 @@ class DirectFiles:
         self._clock = clock
         self._lose = lose
         self._drafts: dict[Key, _Draft] = {}
+        self._unsettled: list[_Draft] = []
+        """Published, but not yet known to last: the directory could not be synced."""
         self._next_places: OrderedDict[Key, int] = OrderedDict()
         self._made_count = 0
         self._row_maker = ThreadPoolExecutor(1, "row-maker")
@@ -111,6 +113,11 @@ class DirectFiles:
         writer; the others are published all the same.
         """
         problems: dict[int, SinkError] = {}
+        for draft in list(self._unsettled):
+            try:
+                self._settle(draft)
+            except OSError as error:
+                problems[draft.chain.workspace_id] = _told(draft, error)
         drafts = list(self._drafts.values())
         for place, draft in enumerate(drafts):
             if not place % AHEAD_MAX:
@@ -120,8 +127,8 @@ class DirectFiles:
             try:
                 self._publish(draft)
             except Exception as error:  # noqa: BLE001 - one file must not keep the others back
-                self._start_again(draft)
                 self.counters.publication_failures += 1
+                self._keep(draft)
                 problems[draft.chain.workspace_id] = _told(draft, error)
         fenced = {w: each for w, each in problems.items() if isinstance(each, FencedError)}
         for workspace_id, each in fenced.items():
@@ -138,6 +145,9 @@ class DirectFiles:
             if key[0].workspace_id == workspace_id:
                 self._start_again(draft)
                 self._drop(draft)
+        for draft in [d for d in self._unsettled if d.chain.workspace_id == workspace_id]:
+            self._unsettled.remove(draft)
+            self._forget_held(draft)
         for key in [key for key in self._next_places if key[0].workspace_id == workspace_id]:
             del self._next_places[key]
 
@@ -186,15 +196,37 @@ class DirectFiles:
         else:
             table.abandon()
             out.remove()
+        self._note(draft)
+        self._drop(draft)
+
+    def _keep(self, draft: _Draft) -> None:
+        """A file could not be published: it is made anew, unless it is where readers look."""
+        if draft.out is None or draft.out.published_at is None:
+            self._start_again(draft)
+            return
+        del self._drafts[draft.key]
+        self._unsettled.append(draft)
+
+    def _settle(self, draft: _Draft) -> None:
+        assert draft.out is not None
+        draft.out.settle()
+        self._note(draft)
+        self._unsettled.remove(draft)
+        self._forget_held(draft)
+
+    def _note(self, draft: _Draft) -> None:
+        """All of a file is durable."""
         now_ms = self._clock.now_ms()
         for header in (batch.header for batch in draft.batches):
             draft.chain.ledger.add(
                 header.producer, header.epoch, header.sequence, header.checksum, now_ms
             )
-        self._drop(draft)
 
     def _drop(self, draft: _Draft) -> None:
         del self._drafts[draft.key]
+        self._forget_held(draft)
+
+    def _forget_held(self, draft: _Draft) -> None:
         self.held_bytes -= sum(batch.header.record_bytes for batch in draft.batches)
         self.held_batches -= len(draft.batches)
 

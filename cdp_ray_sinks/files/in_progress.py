@@ -51,6 +51,7 @@ class InProgressFile:
         """Make the file and its directory; raises OSError."""
         make_directories(path.parent)
         self.path = path
+        self.published_at: Path | None = None
         self._fs = fs
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, 0o644)
@@ -63,7 +64,8 @@ class InProgressFile:
 
         Returns where it is and how many bytes it has. It is not moved if `is_same` says that a
         target in the way holds the same; that one is returned then. `check` is called before.
-        Raises OSError and what `check` raises; the file is to be removed then.
+        Raises OSError and what `check` raises. If `published_at` is set then it is there already,
+        and `settle` may be tried again; else the file is to be removed.
         """
         if not self.out.closed:
             self.out.flush()
@@ -78,10 +80,16 @@ class InProgressFile:
                 if not is_same(target):
                     continue
                 self.path.unlink(missing_ok=True)
-            self._fs.sync_directory(target.parent)
-            self.close()
+            self.published_at = target
+            self.settle()
             return target, written_bytes
         raise FileExistsError(f"{self.path}: no free name to publish it under")
+
+    def settle(self) -> None:
+        """On return the name under which it is published is on the disk. Raises OSError."""
+        assert self.published_at is not None
+        self._fs.sync_directory(self.published_at.parent)
+        self.close()
 
     def close(self) -> None:
         """Let go of the descriptor. Safe to call twice."""
@@ -92,7 +100,7 @@ class InProgressFile:
             self._fd = -1
 
     def remove(self) -> None:
-        """Close and delete it, as far as that goes."""
+        """Close and delete it, as far as that goes; not what is published."""
         self.close()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)

@@ -53,7 +53,7 @@ class Journal:
         self._forget_directory: Callable[[Path], None] = lambda directory: None
         self._publications: dict[Path, Publication] = {}
         self._published: set[Path] = set()
-        self._covered: set[Path] = set()
+        self._may_clear = False
 
     @property
     def place(self) -> PublicationPlace:
@@ -89,16 +89,9 @@ class Journal:
 
     def _adopt(self) -> None:
         """Go on with whatever segments are there."""
-        marked = {self._directory / mark.path for mark in OpenMarks(self._directory).read()}
         for index_path in sorted(_indexes(self._directory)):
             path = _segment_of(index_path)
-            if not _held_bytes(path):
-                self._published.add(path)
-                if path not in marked:
-                    self._covered.add(path)
-            elif _is_sealed(path):
-                if path not in marked:
-                    self._covered.add(path)
+            if not _held_bytes(path) or _is_sealed(path):
                 self.sealed(path)
 
     def is_taken(self, path: Path) -> bool:
@@ -119,15 +112,17 @@ class Journal:
         publication = self._publications.get(path)
         if publication is None:
             if not _held_bytes(path):
-                self._published.add(path)
+                if index_path_of(path).exists():
+                    self._published.add(path)
+                    self._may_clear = True
                 return
             publication = self._follow(path, is_inherited=True)
             self._publisher.note(publication, Totals(_held_bytes(path)))
         self._publisher.seal(publication)
 
     def covered(self, marks: Iterable[Mark]) -> None:
-        """The index goes when the file is published."""
-        self._covered.update(self._directory / mark.path for mark in marks)
+        """Their indexes may go when their files are published."""
+        self._may_clear = True
 
     def tick(self) -> None:
         """Take note of what was published, remove what is not needed any more."""
@@ -135,6 +130,7 @@ class Journal:
             if publication.is_done:
                 del self._publications[path]
                 self._published.add(path)
+                self._may_clear = True
         self._clear()
 
     def close(self) -> None:
@@ -166,14 +162,20 @@ class Journal:
             self.damage.append(Damage(str(path), offset, reason))
 
     def _clear(self) -> None:
-        """Remove the indexes of what is published and covered by a newer snapshot."""
-        for path in self._published & self._covered:
+        """Remove the indexes of what is published and no longer marked.
+
+        Only the marks tell that: a name may be given again when a start has removed its files.
+        """
+        if not self._may_clear:
+            return
+        self._may_clear = False
+        marked = {self._directory / mark.path for mark in OpenMarks(self._directory).read()}
+        for path in self._published - marked:
             with suppress(OSError):  # what can't be removed now is by the next start
                 path.unlink(missing_ok=True)
                 index_path_of(path).unlink(missing_ok=True)
                 self._remove_directory(path.parent)
             self._published.discard(path)
-            self._covered.discard(path)
 
     def _remove_directory(self, directory: Path) -> None:
         while directory != self._directory:

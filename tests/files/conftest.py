@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ from cdp_ray_sinks.files.commit_index import (
     entries_of,
     parse_index,
 )
-from cdp_ray_sinks.files.file_system import LocalFileSystem, opened
 from cdp_ray_sinks.files.rotation_policy import RotationPolicy
 
 WORKSPACE = 42
@@ -123,62 +120,6 @@ class TurnedClock:
         self.turn(duration_ms)
 
 
-class FailingFileSystem(LocalFileSystem):
-    """The real disk, except where a test says so: by operation and file name."""
-
-    def __init__(self) -> None:
-        self.fails: Callable[[str, str], int] = lambda operation, name: 0
-        self.calls: list[tuple[str, str]] = []
-        self.bytes_at_once_max: int | None = None
-
-    def _visit(self, operation: str, fd: int) -> None:
-        name = Path(f"/proc/self/fd/{fd}").readlink().name
-        self.calls.append((operation, name))
-        number = self.fails(operation, name)
-        if number:
-            raise OSError(number, os.strerror(number))
-
-    def write_at(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        self._visit("write", fd)
-        if self.bytes_at_once_max is not None:
-            buffers = [memoryview(b"".join(buffers))[: self.bytes_at_once_max]]
-        return super().write_at(fd, buffers, offset)
-
-    def append(self, fd: int, data: memoryview) -> int:
-        try:
-            self._visit("append", fd)
-        except OSError:
-            super().append(fd, data[: len(data) // 2])  # as a disk that fills up would
-            raise
-        return super().append(fd, data[: self.bytes_at_once_max])
-
-    def truncate(self, fd: int, offset: int) -> None:
-        self._visit("truncate", fd)
-        super().truncate(fd, offset)
-
-    def sync(self, fd: int) -> None:
-        self._visit("sync", fd)
-        super().sync(fd)
-
-    def sync_all(self, fd: int) -> None:
-        self._visit("sync_all", fd)
-        super().sync_all(fd)
-
-    def sync_directory(self, directory: Path) -> None:
-        with opened(directory) as fd:
-            self._visit("sync_directory", fd)
-        super().sync_directory(directory)
-
-    def fail_once(self, operation: str, suffix: str, number: int = errno.EIO) -> None:
-        """The next such call on a file whose name ends so fails."""
-        left = [number]
-
-        def fails(called: str, name: str) -> int:
-            return left.pop() if left and called == operation and name.endswith(suffix) else 0
-
-        self.fails = fails
-
-
 class PlainWriter:
     """Hands over the records as they are."""
 
@@ -217,11 +158,11 @@ class Bench:
 
     writer: type[PlainWriter] = PlainWriter
 
-    def __init__(self, base: Path, hand: Hand) -> None:
+    def __init__(self, base: Path, hand: Hand, fs: Any) -> None:
         self.base = base
         self.hand = hand
         self.clock = TurnedClock(hand.start_ms)
-        self.fs = FailingFileSystem()
+        self.fs = fs
         self._chains: list[Chain] = []
 
     def options(self, **changes: Any) -> ChainOptions:
@@ -306,17 +247,17 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, hand: Hand) -> Iterator[Bench]:
+def bench(tmp_path: Path, hand: Hand, failing_disk: Any) -> Iterator[Bench]:
     """A place to try chains in."""
-    bench = Bench(tmp_path, hand)
+    bench = Bench(tmp_path, hand, failing_disk)
     yield bench
     bench.close()
 
 
 @pytest.fixture
-def serialising_bench(tmp_path: Path, hand: Hand) -> Iterator[Bench]:
+def serialising_bench(tmp_path: Path, hand: Hand, failing_disk: Any) -> Iterator[Bench]:
     """The same with a writer that serialises."""
-    bench = Bench(tmp_path, hand)
+    bench = Bench(tmp_path, hand, failing_disk)
     bench.writer = DoublingWriter
     yield bench
     bench.close()
