@@ -1,6 +1,6 @@
 """Who follows a chain whose segments are a journal, and makes other files of them.
 
-A sealed journal segment's data is cut to nothing once its file is published; its index stays
+A sealed journal segment's data is replaced by an empty file once it is published; its index stays
 as long as it is marked, because the marked indexes together are the ledger.
 """
 

@@ -8,8 +8,8 @@ tells after a crash that it is published already.
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from typing import Final
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.errors import CorruptSegmentError
 from cdp_ray_sinks.files.commit_index import commit_ledger, encode_snapshot
-from cdp_ray_sinks.files.file_system import FileSystem, opened
+from cdp_ray_sinks.files.file_system import FileSystem, make_directories
 from cdp_ray_sinks.files.in_progress import SUFFIX, InProgressFile, places
 from cdp_ray_sinks.files.index_reading import PLAIN_SUFFIX
 from cdp_ray_sinks.files.journal_reading import JournalReader
@@ -156,8 +156,7 @@ class Publication:
 
     def _add(self, batches: Sequence[Batch]) -> None:
         if self._file is None:
-            name = self.path.relative_to(self.place.journal).as_posix().replace("/", "~")
-            name = f"{self.place.writer_epoch}~{self.failure_count}~{name}{SUFFIX}"
+            name = f"{self._in_progress_name}~{self.failure_count}{SUFFIX}"
             self._out = InProgressFile(self._fs, self.place.in_progress / name)
             self._file = self._format.new_file(
                 self._out.out, self._name.stream, self.place.workspace_id
@@ -202,17 +201,16 @@ class Publication:
 
         Those of a damaged segment are kept beside it, for whoever can repair them.
         """
-        try:
-            if is_damaged:
-                assert self._reader is not None
-                kept = f"{self.path.name}.{self._reader.journal_id}{DAMAGED_SUFFIX}"
+        if is_damaged:
+            assert self._reader is not None
+            kept = f"{self.path.name}.{self._reader.journal_id}{DAMAGED_SUFFIX}"
+            with suppress(FileNotFoundError):
                 self.path.replace(self.path.with_name(kept))
-                self.path.touch()
-            else:
-                with opened(self.path, os.O_RDWR) as fd:
-                    self._fs.truncate(fd, 0)
-        except FileNotFoundError:
-            pass  # so is a file that is gone
+        # Not cut: who has it mapped would be killed by reading what is not there any more.
+        make_directories(self.place.in_progress)
+        empty = self.place.in_progress / f"{self._in_progress_name}.empty{SUFFIX}"
+        empty.touch()
+        empty.replace(self.path)
         self._reader = None
         return published
 
@@ -233,6 +231,11 @@ class Publication:
         name = parse_name(self.path.name)
         assert name is not None
         return name
+
+    @property
+    def _in_progress_name(self) -> str:
+        path = self.path.relative_to(self.place.journal).as_posix().replace("/", "~")
+        return f"{self.place.writer_epoch}~{path}"
 
     def _targets(self) -> Iterator[Path]:
         return places(self.place.target_of(self.path).parent, self._name, self._format.suffix)
