@@ -1,8 +1,8 @@
 """A workspace's journal: a chain's segments on their way to become published files.
 
 `{base}/.journal/{workspace}/` is the chain's directory; a sealed segment becomes the file of
-the same place and name under `{base}/{workspace}/`. Once that is there an empty file
-takes the place of its data, and when its index is no longer marked both go. So whatever a start finds
+the same place and name under `{base}/{workspace}/`. Once that is there an empty file takes the
+place of its data, and when its index is no longer marked both go. So whatever a start finds
 there with bytes in it is to be published, or was just when the last writer ended.
 """
 
