@@ -84,7 +84,12 @@ class BlockMaker:
             return made, RowCounts()
         rows = self._rows.rows_of(filling.batches)
         made.refusals = [
-            Refusal(problem.batch, problem.message, WHOLE_MESSAGE, problem.reason)
+            Refusal(
+                problem.batch,
+                problem.message,
+                WHOLE_MESSAGE if problem.entry is None else problem.entry,
+                problem.reason,
+            )
             for problem in rows.problems
         ]
         for table in rows.tables.values():
@@ -152,7 +157,7 @@ class BlockMaker:
                 token_of(identity, part.table, generation.number, number, payload),
                 part.batches,
                 part.messages,
-                np.full(len(part.messages), WHOLE_MESSAGE, np.uint32),
+                part.entries,
                 payload,
                 has_one_partition,
             )
@@ -194,4 +199,5 @@ def _joined(parts: Sequence[TableRows]) -> TableRows:
         rows,
         np.concatenate([part.batches for part in parts]),
         np.concatenate([part.messages for part in parts]),
+        np.concatenate([part.entries for part in parts]),
     )

@@ -10,13 +10,12 @@
 | metrics, traces, snapshots | none: those batches are not for these tables, and counted |
 
 Nothing is left out in silence: what makes no row is in the counts, and what should have made
-one but can't is a problem, which names its message. The other entries of such a message do
-make rows, so a message replayed from the dead letters makes those a second time.
+one but can't is a problem, which names it. What stands beside it in its message makes its rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -47,13 +46,15 @@ _TRACK_SOURCES: Final = (
 
 
 class Problem(NamedTuple):
-    """A message that did not make the rows it should have, or not all of them.
+    """What did not make the rows it should have.
 
-    `batch` is a place among the batches given, `message` one in that batch.
+    `batch` is a place among the batches given, `message` one in that batch, `entry` one among
+    all entries of the batch that decode; None for a message that does not decode.
     """
 
     batch: int
     message: int
+    entry: int | None
     reason: str
 
 
@@ -104,7 +105,7 @@ class RowMaker:
 
         Raises ValueError if a column would pass 2 GiB.
         """
-        counts, problems = RowCounts(), _Problems()
+        counts, problems = RowCounts(), list[Problem]()
         places: dict[int, list[int]] = {SchemaType.EVENT: [], SchemaType.LOG: []}
         for place, batch in enumerate(batches):
             schema = batch.header.schema_type
@@ -116,20 +117,24 @@ class RowMaker:
         if events := places[SchemaType.EVENT]:
             chosen = [batches[place] for place in events]
             decoded = decode_events(chosen, buffers=self._event_buffers)
-            problems.add_damage(decoded, events)
+            problems += _damage(decoded, events)
             made += self._event_rows(_Rows.of(decoded, events, counts), problems, counts)
         if logs := places[SchemaType.LOG]:
             chosen = [batches[place] for place in logs]
             decoded = decode_logs(chosen, buffers=self._log_buffers)
-            problems.add_damage(decoded, logs)
+            problems += _damage(decoded, logs)
             patterns = _pattern_ids(chosen, decoded.row_ends, counts)
             made.append(_log_rows(_Rows.of(decoded, logs, counts), patterns))
         tables = {rows.table: rows for rows in made if len(rows.batches)}
         return MadeRows(
-            {name: tables[name] for name in SCHEMAS if name in tables}, problems.all(), counts
+            {name: tables[name] for name in SCHEMAS if name in tables},
+            sorted(problems, key=_order),
+            counts,
         )
 
-    def _event_rows(self, rows: _Rows, problems: _Problems, counts: RowCounts) -> list[TableRows]:
+    def _event_rows(
+        self, rows: _Rows, problems: list[Problem], counts: RowCounts
+    ) -> list[TableRows]:
         types = rows.columns["event_type"].to_numpy()
         counted = np.bincount(types, minlength=len(EventType)).tolist()
         in_events = types == EventType.TRACK
@@ -153,36 +158,25 @@ class RowMaker:
                 identify.columns["timestamp"],
                 self._user_ids,
             )
-            for event, reason in refused.items():
-                problems.add(
-                    int(identify.batches[event]),
-                    int(identify.messages[event]),
-                    f"IDENTIFY event: {reason}",
-                )
+            problems += [
+                Problem(*identify.place_of(event), f"IDENTIFY event: {reason}")
+                for event, reason in refused.items()
+            ]
             made += [
-                _table_rows(table, columns, identify.batches[events], identify.messages[events])
+                _table_rows(table, columns, identify, events)
                 for table, (columns, events) in tables.items()
             ]
         return made
 
 
-class _Problems:
-    """Problems, one for each message."""
+def _damage(decoded: DecodedRows, places: Sequence[int]) -> Iterator[Problem]:
+    batches, messages = decoded.damaged_batches.tolist(), decoded.damaged.tolist()
+    for batch, message, text in zip(batches, messages, decoded.damage_texts(), strict=True):
+        yield Problem(places[batch], message, None, text)
 
-    def __init__(self) -> None:
-        self._reasons: dict[tuple[int, int], str] = {}
 
-    def add(self, batch: int, message: int, reason: str) -> None:
-        self._reasons.setdefault((batch, message), reason)
-
-    def add_damage(self, decoded: DecodedRows, places: Sequence[int]) -> None:
-        batches, messages = decoded.damaged_batches.tolist(), decoded.damaged.tolist()
-        for batch, message, text in zip(batches, messages, decoded.damage_texts(), strict=True):
-            self.add(places[batch], message, text)
-
-    def all(self) -> list[Problem]:
-        """All of them, in the order of the batches and messages."""
-        return [Problem(*place, reason) for place, reason in sorted(self._reasons.items())]
+def _order(problem: Problem) -> tuple[int, int, int]:
+    return problem.batch, problem.message, -1 if problem.entry is None else problem.entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +186,7 @@ class _Rows:
     columns: Mapping[str, pa.Array]
     batches: NDArray[np.uint32]
     messages: NDArray[np.uint32]
+    entries: NDArray[np.uint32]
 
     @classmethod
     def of(cls, decoded: DecodedRows, places: Sequence[int], counts: RowCounts) -> _Rows:
@@ -206,8 +201,15 @@ class _Rows:
         columns["timestamp"] = columns["timestamp"].view(TIME)
         of_batch = np.diff(decoded.row_ends, prepend=0)
         batches = np.repeat(np.array(places, np.uint32), of_batch)
+        starts = np.repeat((decoded.row_ends - of_batch).astype(np.uint32), of_batch)
+        entries = np.arange(len(batches), dtype=np.uint32) - starts
         # The decoder's memory is used again, but these may be kept.
-        return cls(columns, batches, columns["message_index"].to_numpy().copy())
+        messages = columns["message_index"].to_numpy().copy()
+        return cls(columns, batches, messages, entries)
+
+    def place_of(self, row: int) -> tuple[int, int, int]:
+        """Batch, message and entry of a row."""
+        return int(self.batches[row]), int(self.messages[row]), int(self.entries[row])
 
     def where(self, mask: NDArray[np.bool_]) -> _Rows:
         """The rows for which `mask` is true; not copied if those are all."""
@@ -215,7 +217,7 @@ class _Rows:
             return self
         chosen = pa.array(mask)
         columns = {name: self.columns[name].filter(chosen) for name in _TRACK_SOURCES}
-        return _Rows(columns, self.batches[mask], self.messages[mask])
+        return _Rows(columns, self.batches[mask], self.messages[mask], self.entries[mask])
 
     def payloads(self) -> Sequence[bytes]:
         """The payloads as Python's bytes."""
@@ -248,7 +250,7 @@ def _name_of(schema: int) -> str:
 def _track_rows(table: str, rows: _Rows, more: Mapping[str, pa.Array] | None = None) -> TableRows:
     columns = dict(rows.columns) | dict(more or {})
     columns["properties"] = columns["_raw"] = columns["payload"]
-    return _table_rows(table, columns, rows.batches, rows.messages)
+    return _table_rows(table, columns, rows)
 
 
 def _log_rows(rows: _Rows, patterns: pa.Array) -> TableRows:
@@ -256,7 +258,7 @@ def _log_rows(rows: _Rows, patterns: pa.Array) -> TableRows:
     columns["pattern_id"] = patterns
     columns["level"] = pa.DictionaryArray.from_arrays(columns["level"].cast(pa.int32()), LEVELS)
     columns["message"] = columns["_raw"] = columns["payload"]
-    return _table_rows("logs_v1", columns, rows.batches, rows.messages)
+    return _table_rows("logs_v1", columns, rows)
 
 
 def _pattern_ids(
@@ -280,9 +282,12 @@ def _pattern_ids(
 def _table_rows(
     table: str,
     columns: Mapping[str, Any],
-    batches: NDArray[np.uint32],
-    messages: NDArray[np.uint32],
+    sources: _Rows,
+    which: slice | NDArray[np.int64] = slice(None),
 ) -> TableRows:
+    """Rows of a table, which come from those of `sources`, one by one or as `which` says."""
     schema = SCHEMAS[table]
     rows = pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-    return TableRows(table, rows, batches, messages)
+    return TableRows(
+        table, rows, sources.batches[which], sources.messages[which], sources.entries[which]
+    )

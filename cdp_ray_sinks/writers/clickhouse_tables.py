@@ -98,14 +98,16 @@ TIME_MS_MAX: Final = 10_413_791_999_999
 class TableRows:
     """Rows of one table, and for each of them where it comes from.
 
-    `rows` has the schema of SCHEMAS[table]. `batches` and `messages` are parallel to it and
-    not sent: the place of the batch among those given to `rows_of`, and of the message in it.
+    `rows` has the schema of SCHEMAS[table]. The others are parallel to it and not sent: the
+    place of the batch among those given to `rows_of`, that of the message in the batch, and
+    that of the entry among all of the batch that decode.
     """
 
     table: str
     rows: pa.RecordBatch
     batches: NDArray[np.uint32]
     messages: NDArray[np.uint32]
+    entries: NDArray[np.uint32]
 
     def slice(self, start: int, count: int | None = None) -> TableRows:
         """`count` rows from `start` on, all without; shares memory."""
@@ -115,6 +117,7 @@ class TableRows:
             _with_own_words(self.rows.slice(start, count)),
             self.batches[start:end],
             self.messages[start:end],
+            self.entries[start:end],
         )
 
     def take(self, places: NDArray[np.int64]) -> TableRows:
@@ -124,6 +127,7 @@ class TableRows:
             _with_own_words(self.rows.take(pa.array(places))),
             self.batches[places],
             self.messages[places],
+            self.entries[places],
         )
 
 

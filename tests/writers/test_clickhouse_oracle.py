@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import uuid
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ PLACES = {
 }
 
 Found = dict[str, list[dict[str, Any]]]
+Place = tuple[int, int, int]
+"""Of a batch, a message in it, and an entry among all of the batch."""
 
 
 class Number(str):
@@ -47,10 +50,10 @@ class Judge:
     def __init__(self, all_events: bool) -> None:
         self.all_events = all_events
         self.tables: Found = {table: [] for table in SCHEMAS}
-        self.problems: set[tuple[int, int]] = set()
+        self.problems: list[Place] = []
         self.left_out: dict[str, int] = {}
 
-    def event(self, event: dict[str, Any], at: tuple[int, int], ip: bytes) -> None:
+    def event(self, event: dict[str, Any], at: Place, ip: bytes) -> None:
         """Add what becomes of one event of message `at`."""
         kind, payload = event["event_type"], event["payload"] or b""
         time = time_of(event["timestamp"])
@@ -73,7 +76,11 @@ class Judge:
             self.left_out[LEFT_OUT[kind]] = self.left_out.get(LEFT_OUT[kind], 0) + 1
 
     def identify(
-        self, found: dict[str, Any], device: bytes, time: datetime.datetime, at: tuple[int, int]
+        self,
+        found: dict[str, Any],
+        device: bytes,
+        time: datetime.datetime,
+        at: Place,
     ) -> None:
         traits = {k: v for k, v in found.items() if k not in ("user_id", "email", "name", "traits")}
         nested = found.get("traits")
@@ -84,7 +91,7 @@ class Judge:
         emails = [found.get("email"), nested.get("email")]
         email = next((e for e in emails if is_plain(e) and e.strip()), None)
         if email is None:
-            self.problems.add(at)
+            self.problems.append(at)
             return
         name = found.get("name")
         name = nested.get("name") if name in (None, "") else name
@@ -99,7 +106,7 @@ class Judge:
             trait = {"trait_key": key, "trait_value": text_of(value)}
             self.tables["user_traits"].append(shared | trait)
 
-    def log(self, entry: dict[str, Any], at: tuple[int, int], ip: bytes, pattern: int) -> None:
+    def log(self, entry: dict[str, Any], at: Place, ip: bytes) -> None:
         """Add one log entry."""
         self.tables["logs_v1"].append(
             {
@@ -109,7 +116,7 @@ class Judge:
                 "service": entry["service"] or "",
                 "session_id": entry["session_id"] or bytes(16),
                 "source_ip": ip,
-                "pattern_id": pattern or None,
+                "pattern_id": None,
                 "message": entry["payload"] or b"",
                 "_raw": entry["payload"] or b"",
                 "at": at,
@@ -317,7 +324,8 @@ def rows_with_places(found: TableRows) -> list[dict[str, Any]]:
     found.rows.validate(full=True)
     assert found.rows.schema == SCHEMAS[found.table]
     rows: list[dict[str, Any]] = found.rows.to_pylist()
-    places = zip(found.batches.tolist(), found.messages.tolist(), strict=True)
+    numbers = (found.batches, found.messages, found.entries)
+    places = zip(*(one.tolist() for one in numbers), strict=True)
     return [row | {"at": at} for row, at in zip(rows, places, strict=True)]
 
 
@@ -326,14 +334,14 @@ def judged(
 ) -> Judge:
     judge = Judge(all_events)
     for place, (batch, contents) in enumerate(zip(batches, messages, strict=True)):
-        patterns = iter([] if batch.pattern_ids is None else batch.pattern_ids.tolist())
+        entries = itertools.count()
         for index, message in enumerate(contents):
             if batch.header.schema_type == 1:
                 for event in oracle.events(message, "v2"):
-                    judge.event(event, (place, index), oracle.source_ip)
+                    judge.event(event, (place, index, next(entries)), oracle.source_ip)
             else:
                 for entry in oracle.logs(message):
-                    judge.log(entry, (place, index), oracle.source_ip, next(patterns, 0))
+                    judge.log(entry, (place, index, next(entries)), oracle.source_ip)
     return judge
 
 
@@ -360,7 +368,7 @@ def test_rows_are_those_of_the_judge(
     for table, expected in judge.tables.items():
         found = rows_with_places(made.tables[table]) if table in made.tables else []
         assert found == expected, table
-    assert {(p.batch, p.message) for p in made.problems} == judge.problems
+    assert [problem[:3] for problem in made.problems] == judge.problems
     assert made.counts.left_out == judge.left_out
 
 

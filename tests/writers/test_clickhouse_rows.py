@@ -51,7 +51,7 @@ def rows_of(made: Any, table: str) -> list[dict[str, Any]]:
     found.rows.validate(full=True)
     assert found.table == table
     assert found.rows.schema == SCHEMAS[table]
-    assert len(found.batches) == len(found.messages) == found.rows.num_rows
+    assert {len(found.batches), len(found.messages), len(found.entries)} == {found.rows.num_rows}
     rows: list[dict[str, Any]] = found.rows.to_pylist()
     return rows
 
@@ -177,19 +177,26 @@ def test_identify_without_an_email_is_a_problem(oracle: Any, payload: bytes, rea
     mixed = oracle.build_rows([event(TRACK), event(IDENTIFY, payload), event(TRACK)])
     batches = [oracle.batch([fine]), oracle.batch([fine, mixed, fine])]
     made = RowMaker().rows_of(batches)
-    assert made.problems == [(1, 1, f"IDENTIFY event: {reason}")]
+    assert made.problems == [(1, 1, 2, f"IDENTIFY event: {reason}")]
     assert made.tables["events_v1"].messages.tolist() == [1, 1]
+    assert made.tables["events_v1"].entries.tolist() == [1, 3]
     assert made.tables["users_v1"].batches.tolist() == [0, 1, 1]
     assert made.tables["users_v1"].messages.tolist() == [0, 0, 2]
 
 
-def test_a_message_is_one_problem_however_much_is_wrong_in_it(oracle: Any) -> None:
-    """Two events without an e-mail in one message name it once."""
-    message = oracle.build_rows([event(IDENTIFY), event(IDENTIFY, b"x")])
-    made = RowMaker().rows_of([oracle.batch([message, message[:30]])])
-    assert [problem[:2] for problem in made.problems] == [(0, 0), (0, 1)]
-    assert "reaches outside the message at byte" in made.problems[1].reason
-    assert made.tables == {}
+def test_a_message_that_does_not_decode_is_one_problem(oracle: Any) -> None:
+    """It has no entries; refused ones have their number among those that decode."""
+    message = oracle.build_rows([event(IDENTIFY), event(TRACK), event(IDENTIFY, b"x")])
+    made = RowMaker().rows_of([oracle.batch([message, message[:30], message])])
+    assert [problem[:3] for problem in made.problems] == [
+        (0, 0, 0),
+        (0, 0, 2),
+        (0, 1, None),
+        (0, 2, 3),
+        (0, 2, 5),
+    ]
+    assert "reaches outside the message at byte" in made.problems[2].reason
+    assert list(made.tables) == ["events_v1"]
 
 
 def test_context_is_a_row_of_context(oracle: Any) -> None:
@@ -350,15 +357,17 @@ def test_rows_know_their_batch_and_message(oracle: Any) -> None:
     ]
     made = RowMaker().rows_of(batches)
     places = {
-        table: list(zip(rows.batches.tolist(), rows.messages.tolist(), strict=True))
+        table: list(
+            zip(rows.batches.tolist(), rows.messages.tolist(), rows.entries.tolist(), strict=True)
+        )
         for table, rows in made.tables.items()
     }
     assert places == {
-        "events_v1": [(1, 0), (1, 0), (5, 2), (5, 2)],
-        "context_v1": [(1, 1), (5, 0)],
-        "logs_v1": [(0, 0), (4, 1), (4, 2)],
+        "events_v1": [(1, 0, 0), (1, 0, 1), (5, 2, 1), (5, 2, 2)],
+        "context_v1": [(1, 1, 2), (5, 0, 0)],
+        "logs_v1": [(0, 0, 0), (4, 1, 0), (4, 2, 1)],
     }
-    assert [problem[:2] for problem in made.problems] == [(4, 0), (5, 1)]
+    assert [problem[:3] for problem in made.problems] == [(4, 0, None), (5, 1, None)]
 
 
 def test_places_outlive_the_next_call(oracle: Any) -> None:
@@ -369,6 +378,7 @@ def test_places_outlive_the_next_call(oracle: Any) -> None:
     maker.rows_of([oracle.batch([b""] + [oracle.build_rows([event(TRACK)])] * 5)])
     assert kept.messages.tolist() == [0, 1, 2]
     assert kept.batches.tolist() == [0, 0, 0]
+    assert kept.entries.tolist() == [0, 1, 2]
 
 
 def test_nothing_gives_nothing(oracle: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -45,7 +46,7 @@ def rows_at(table: str, times: list[int]) -> TableRows:
             columns.append(pa.array([VALUES[field.type]] * count, field.type))
     rows = pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[table])
     places = np.arange(count, dtype=np.uint32)
-    return TableRows(table, rows, places // 10, places)
+    return TableRows(table, rows, places // 10, places, places + 5)
 
 
 def month_of(time: int, zone: str = "UTC") -> tuple[int, int]:
@@ -78,6 +79,7 @@ def test_months_are_apart_and_all_rows_there(table: str, times: list[int], zone:
         assert found == [times[place] for place in part.messages.tolist()]
         assert part.messages.tolist() == sorted(part.messages.tolist())
         assert (part.batches == part.messages // 10).all()
+        assert (part.entries == part.messages + 5).all()
         (month,) = {month_of(time, zone) for time in found}
         seen.append(month)
     assert seen == sorted(set(seen))
@@ -101,7 +103,7 @@ def test_two_hundred_months_in_any_order() -> None:
     columns = [many if name == "event_name" else rows.rows[name] for name in rows.rows.schema.names]
     batch = pa.RecordBatch.from_arrays(columns, schema=rows.rows.schema)
     order = np.random.default_rng(5).permutation(600)
-    shuffled = TableRows("events_v1", batch, rows.batches, rows.messages).take(order)
+    shuffled = replace(rows, rows=batch).take(order)
     parts = split_by_month(shuffled)
     assert len(parts) == 200
     assert {part.rows.num_rows for part in parts} == {3}
@@ -125,7 +127,7 @@ def test_bytes_and_back(table: str, compression: Any) -> None:
     rows = rows_at(table, list(range(1000))).slice(13, 500)
     block = serialise(rows.rows, compression)
     assert isinstance(block, pa.Buffer)
-    again = TableRows(table, deserialise(block), rows.batches, rows.messages)
+    again = replace(rows, rows=deserialise(block))
     again.rows.validate(full=True)
     assert again.rows.equals(rows.rows)
     assert serialise(rows.rows, compression).equals(block)
