@@ -62,6 +62,13 @@ def test_what_is_no_message_counts_nothing(oracle: Any) -> None:
     assert counted(oracle.build_rows([]), 1) == (OK, *NONE)
 
 
+def test_a_message_of_another_schema_does_not_count(oracle: Any) -> None:
+    """The decoder of events takes no log entries, whatever the batch says they are."""
+    for own, wanted in ((1, 2), (2, 1), (0, 1)):
+        message = oracle.build_rows([[("u8", 1)]], own)
+        assert counted(message, wanted) == (WRONG_SCHEMA, *NONE)
+
+
 def test_a_batch_is_counted_message_by_message(oracle: Any) -> None:
     """The sum over a batch is what was encoded."""
     ones = np.ones(1000, np.uint8)

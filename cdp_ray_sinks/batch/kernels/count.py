@@ -31,6 +31,7 @@ from cdp_ray_sinks.batch.kernels.tables import (
     WRONG_SCHEMA,
     field,
     rows_of,
+    schema_of,
     table_at,
     vtable_of,
 )
@@ -110,6 +111,8 @@ def count_message(
     status, rows, inner, inner_end = rows_of(base, start, end)
     if status != OK:
         return status, 0, 0, NO_TIME_MS, NO_TIME_MS
+    if schema_of(base, start, end) != schema_type:
+        return WRONG_SCHEMA, 0, 0, NO_TIME_MS, NO_TIME_MS
     count = load_u32(base, rows)
     budget = BUDGET_FACTOR * (end - start) - ROW_BUDGET_BYTES * count
     if budget < 0:
