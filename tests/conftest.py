@@ -58,6 +58,12 @@ def maker() -> Any:
 
 
 @pytest.fixture(scope="session")
+def oracle() -> Any:
+    """Builds and reads messages by the flatbuffers library: the `Oracle` of message_oracle.py."""
+    return _beside("message_oracle").Oracle()
+
+
+@pytest.fixture(scope="session")
 def line_parser() -> Any:
     """Reads lines of text back: the `LineParser` of line_parser.py."""
     return _beside("line_parser").LineParser()
