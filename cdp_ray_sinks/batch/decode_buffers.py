@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.enums import ID_BYTES
 from cdp_ray_sinks.batch.kernels.decode_logs import LogColumns
@@ -81,12 +82,20 @@ class DecodeBuffers:
             np.empty((0, 3), np.int64),
         )
         self.state = np.zeros(STATE_COUNT, np.int64)
+        self._further: dict[str, NDArray[np.uint8]] = {}
 
     @property
     def held_bytes(self) -> int:
         """The memory of all outputs, in bytes; pages never written take none of it."""
-        sets = [self.table, self.common, *self._columns.values()]
+        sets = [self.table, self.common, *self._columns.values(), self._further.values()]
         return sum(array.nbytes for columns in sets for array in columns)
+
+    def further(self, name: str, kind: Any, count: int) -> NDArray[Any]:
+        """An array for what is made of the columns; what `name` had before is overwritten."""
+        needed = count * np.dtype(kind).itemsize
+        if name not in self._further or len(self._further[name]) < needed:
+            self._further[name] = _array(name, needed)
+        return self._further[name][:needed].view(kind)
 
     def columns(self, kind: type[Columns], rows: int, records_bytes: int) -> Columns:
         """Empty outputs for `rows` rows, a first guess, of a batch of `records_bytes`."""

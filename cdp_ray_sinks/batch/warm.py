@@ -11,11 +11,13 @@ from cdp_ray_sinks.batch.kernels import cache
 KERNEL_WARMERS: Final = [
     "cdp_ray_sinks.batch.columns:warm",
     "cdp_ray_sinks.batch.encoding:warm",
+    "cdp_ray_sinks.batch.kernels.column_values:warm",
     "cdp_ray_sinks.batch.kernels.count:warm",
     "cdp_ray_sinks.batch.kernels.envelope:warm",
     "cdp_ray_sinks.batch.kernels.frames:warm",
     "cdp_ray_sinks.batch.kernels.running_number:warm",
     "cdp_ray_sinks.batch.kernels.synthetic:warm",
+    "cdp_ray_sinks.batch.kernels.time_order:warm",
     "cdp_ray_sinks.batch.text_lines:warm",
 ]
 """module:function; each runs the kernels of its module on tiny inputs of the real types."""
