@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.batch.damage import DamagedMessage, damaged_messages
@@ -35,11 +35,12 @@ from cdp_ray_sinks.writers.parquet_schemas import UuidType
 class ParquetConfig(ChainConfig):
     """Where the tables are, how they are written and when a file ends; see `ChainConfig`.
 
-    `buffer_rows` make a row group. `compression_level` is the codec's own. With
-    `journal = "commit"` batches are acknowledged by the journal, of which
-    `journal_backlog_bytes_max` may wait to be made rows of. With `"off"` the files themselves
-    are what is acknowledged: they hold what came within `publish_age_s_max`, or less if more
-    may not be held, and of the keys that end a segment none counts.
+    `buffer_rows` make a row group. `compression_level` is the codec's own. `bloom_filters` on
+    the ids make files quick to search for one of them. With `journal = "commit"` batches are
+    acknowledged by the journal, of which `journal_backlog_bytes_max` may wait to be made rows
+    of. With `"off"` the files themselves are what is acknowledged: they hold what came within
+    `publish_age_s_max`, or less if more may not be held, and of the keys that end a segment
+    none counts.
     """
 
     type: Literal["parquet"] = "parquet"
@@ -47,6 +48,7 @@ class ParquetConfig(ChainConfig):
     compression_level: int | None = None
     buffer_rows: int = Field(default=100_000, ge=1)
     uuid_type: UuidType = "uuid"
+    bloom_filters: bool = False
     idle_s: int = Field(default=900, ge=1)
     journal: Literal["commit", "off"] = "commit"
     publish_age_s_max: float = Field(default=10, ge=0, allow_inf_nan=False)
@@ -59,8 +61,17 @@ class ParquetConfig(ChainConfig):
     def settings(self) -> ParquetSettings:
         """How files are written."""
         return ParquetSettings(
-            self.compression, self.compression_level, self.buffer_rows, self.uuid_type
+            self.compression,
+            self.compression_level,
+            self.buffer_rows,
+            self.uuid_type,
+            self.bloom_filters,
         )
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        self.settings()
+        return self
 
 
 class ParquetSink(FileSink):

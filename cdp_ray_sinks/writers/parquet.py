@@ -13,11 +13,11 @@ What the columns are: `parquet_schemas`. The footer's key-value metadata, all te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, TypeAlias
+from typing import BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,29 +25,36 @@ import pyarrow.parquet as pq
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.batch.columns import DecodeBuffers, decode_events, decode_logs
 from cdp_ray_sinks.errors import MalformedMessageError
-from cdp_ray_sinks.writers import parquet_columns, parquet_rows
+from cdp_ray_sinks.writers import parquet_rows
 from cdp_ray_sinks.writers.base import STREAMS
-from cdp_ray_sinks.writers.parquet_schemas import SCHEMA_VERSION, UuidType, schema_of
+from cdp_ray_sinks.writers.parquet_columns import sorted_columns
+from cdp_ray_sinks.writers.parquet_schemas import SCHEMA_VERSION, schema_of
+from cdp_ray_sinks.writers.parquet_settings import (
+    Compression,
+    ParquetSettings,
+    writer_options,
+)
 
-Compression: TypeAlias = Literal["snappy", "zstd", "lz4", "none"]
+__all__ = [
+    "SUFFIX",
+    "Compression",
+    "Footer",
+    "ParquetFile",
+    "ParquetSettings",
+    "PreparedRows",
+    "RowCounts",
+    "RowlessMessage",
+    "read_footer",
+]
 
 KEY_PREFIX: Final = "cdp."
 SUFFIX: Final = ".parquet"
-ROW_GROUP_ROWS: Final = 100_000
+GROUP_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Records that are decoded together, however few rows they hold; one batch may have more."""
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetSettings:
-    """How files are written. `level` is the codec's own; None is its default, zstd's 1."""
-
-    compression: Compression = "snappy"
-    level: int | None = None
-    row_group_rows: int = ROW_GROUP_ROWS
-    uuid_type: UuidType = "uuid"
-
-
-@dataclass(frozen=True, slots=True)
-class DamagedMessage:
+class RowlessMessage:
     """A message that left no row: places in the `batches` given to `add` and in that batch."""
 
     batch: int
@@ -62,7 +69,21 @@ class RowCounts:
     rows: int
     messages: int
     row_groups: int
-    damaged: tuple[DamagedMessage, ...]
+    damaged: tuple[RowlessMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRows:
+    """Rows of so many messages, sorted; good until the next use of the buffers they are in."""
+
+    table: pa.Table
+    messages: int
+    damaged: tuple[RowlessMessage, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return int(self.table.num_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +101,7 @@ class Footer:
 
 
 class ParquetFile:
-    """One file being written. One thread at a time calls it.
+    """One file being written. One thread at a time calls it, but for `prepare`.
 
     `out` is a path, made or emptied, or a binary file object, which stays the caller's. It
     neither syncs nor renames. Nothing of the batches is kept when `add` returns. After an
@@ -103,38 +124,64 @@ class ParquetFile:
         self._settings = settings or ParquetSettings()
         self._schema = schema_of(stream, self._settings.uuid_type)
         self._buffers = buffers or DecodeBuffers()
-        is_path = isinstance(out, Path)
-        self._file = pa.OSFile(str(out), "wb") if is_path else pa.PythonFile(out, "w")
-        self._writer = pq.ParquetWriter(self._file, self._schema, **writer_options(self._settings))
+        if isinstance(out, Path):
+            self._file = pa.OSFile(str(out), "wb")
+        else:
+            self._file = pa.PythonFile(_Lent(out), "w")
+        options = writer_options(self._settings, self._schema)
+        self._writer = pq.ParquetWriter(self._file, self._schema, **options)
 
     def add(self, batches: Sequence[Batch]) -> RowCounts:
         """Write the rows of all batches, as one row group or several.
 
-        Rows are sorted by time within a row group, which has at most `row_group_rows`.
-        Raises ValueError for a batch of another schema, OSError if the file can't be written.
+        As many batches as fill a row group are decoded and sorted at a time. A row group has
+        at most `row_group_rows`, sorted by time, those without a time last. A message that
+        does not decode is listed, and the others stand.
+
+        Raises ValueError for a batch of another schema (nothing is written then), OSError if
+        the file can't be written.
         """
-        damaged: list[DamagedMessage] = []
-        tables = []
-        for place, batch in enumerate(batches):
-            if STREAMS.get(batch.header.schema_type) != self.stream:
-                raise ValueError(
-                    f"batch {batch.header.batch_id} of schema {batch.header.schema_type} in "
-                    f"{self.stream}"
-                )
-            tables.append(self._decode(batch, place, damaged))
+        self._check_stream(batches)
+        damaged: list[RowlessMessage] = []
+        rows, messages, row_groups = 0, 0, 0
+        for first, end in _groups(batches, self._settings.row_group_rows):
+            prepared = self.prepare(batches[first:end], self._buffers)
+            row_groups += self.write(prepared)
+            rows, messages = rows + prepared.rows, messages + prepared.messages
+            damaged += [replace(each, batch=first + each.batch) for each in prepared.damaged]
+        return RowCounts(rows, messages, row_groups, tuple(damaged))
+
+    def prepare(self, batches: Sequence[Batch], buffers: DecodeBuffers) -> PreparedRows:
+        """Decode and sort the rows of all batches, for `write`; writes nothing.
+
+        May run in a thread of its own while another writes what was prepared before, in other
+        `buffers`. Raises ValueError for a batch of another schema.
+        """
+        self._check_stream(batches)
+        damaged: list[RowlessMessage] = []
+        if self.stream in parquet_rows.DECODERS:
+            table = self._decode_plainly(batches, damaged)
+        else:
+            table = self._decode(batches, buffers, damaged)
         messages = sum(len(batch.offsets) - 1 for batch in batches) - len(damaged)
-        rows, groups = 0, 0
-        if any(table.num_rows for table in tables):
-            table = pa.concat_tables(tables).sort_by("timestamp")
-            rows = table.num_rows
-            for start in range(0, rows, self._settings.row_group_rows):
-                part = table.slice(start, self._settings.row_group_rows)
-                self._writer.write_table(part, row_group_size=self._settings.row_group_rows)
-                groups += 1
-        self.rows += rows
-        self.messages += messages
-        self.damaged_messages += len(damaged)
-        return RowCounts(rows, messages, groups, tuple(damaged))
+        return PreparedRows(table, messages, tuple(damaged))
+
+    def write(self, prepared: PreparedRows) -> int:
+        """Write rows as row groups of about the same size; returns how many.
+
+        Raises OSError if the file can't be written.
+        """
+        self.rows += prepared.rows
+        self.messages += prepared.messages
+        self.damaged_messages += len(prepared.damaged)
+        if prepared.rows == 0:
+            return 0
+        count = -(-prepared.rows // self._settings.row_group_rows)
+        step = -(-prepared.rows // count)
+        for start in range(0, prepared.rows, step):
+            part = prepared.table.slice(start, step)
+            self._writer.write_table(part, row_group_size=step)
+        return count
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the footer with that metadata; on return all bytes are with the system."""
@@ -155,43 +202,92 @@ class ParquetFile:
         self._file.close()
 
     def abandon(self) -> None:
-        """Let go of the file, unfinished; twice is fine. The owner removes it."""
+        """Let go of the file, unfinished; twice is fine. Its owner removes it."""
         with suppress(OSError, ValueError):
             self._file.close()
-        # Without a footer that could not be written anyway.
+        # Without the footer, for which there is no file any more.
         self._writer.is_open = False
 
-    def _decode(self, batch: Batch, place: int, damaged: list[DamagedMessage]) -> pa.Table:
-        def note(message: int, error: MalformedMessageError) -> None:
-            damaged.append(DamagedMessage(place, message, str(error)))
+    def _check_stream(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            if STREAMS.get(batch.header.schema_type) != self.stream:
+                raise ValueError(
+                    f"batch {batch.header.batch_id} of schema {batch.header.schema_type} in "
+                    f"{self.stream}"
+                )
 
-        decoder = parquet_rows.DECODERS.get(self.stream)
-        if decoder is not None:
-            rows = decoder(batch, note)
-            return parquet_rows.table_of(self.stream, rows, self._workspace_id, self._schema)
+    def _decode(
+        self, batches: Sequence[Batch], buffers: DecodeBuffers, damaged: list[RowlessMessage]
+    ) -> pa.Table:
         decode = decode_events if self.stream == "events" else decode_logs
-        decoded = decode(batch, buffers=self._buffers)
-        texts = decoded.damage_texts()
-        for message, text in zip(decoded.damaged.tolist(), texts, strict=True):
-            damaged.append(DamagedMessage(place, message, text))
-        return parquet_columns.table_of(
-            self.stream, decoded.table, self._workspace_id, self._schema
+        decoded = decode(batches, buffers=buffers)
+        damaged += map(
+            RowlessMessage,
+            decoded.damaged_batches.tolist(),
+            decoded.damaged.tolist(),
+            decoded.damage_texts(),
         )
+        if decoded.table.num_rows == 0:
+            return self._schema.empty_table()
+        rows = sorted_columns(self.stream, decoded.table, self._workspace_id, self._schema, buffers)
+        return pa.Table.from_batches([rows])
+
+    def _decode_plainly(self, batches: Sequence[Batch], damaged: list[RowlessMessage]) -> pa.Table:
+        rows = []
+        for place, batch in enumerate(batches):
+
+            def note(message: int, error: MalformedMessageError, place: int = place) -> None:
+                damaged.append(RowlessMessage(place, message, str(error)))
+
+            rows += parquet_rows.DECODERS[self.stream](batch, note)
+        return parquet_rows.sorted_table(self.stream, rows, self._workspace_id, self._schema)
 
 
-def writer_options(settings: ParquetSettings) -> dict[str, Any]:
-    """The arguments of `pyarrow.parquet.ParquetWriter` that files are written with."""
-    return {
-        "version": "2.6",
-        "compression": settings.compression,
-        "compression_level": settings.level,
-    }
+class _Lent:
+    """A file object of the caller, which is not closed with the Parquet file."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        if self.closed:
+            raise ValueError("the file was abandoned")
+        return self._out.write(data)
+
+    def flush(self) -> None:
+        if not self.closed:
+            self._out.flush()
+
+    def tell(self) -> int:
+        return self._out.tell()
+
+    def close(self) -> None:
+        self.flush()
+        self.closed = True
+
+
+def _groups(batches: Sequence[Batch], rows_max: int) -> Iterator[tuple[int, int]]:
+    """Ranges of batches that are decoded together: a row group's worth, at least one batch."""
+    first, rows, record_bytes = 0, 0, 0
+    for place, batch in enumerate(batches):
+        more_rows = max(batch.header.event_count, len(batch.offsets) - 1)
+        more_bytes = len(batch.records)
+        is_full = rows + more_rows > rows_max or record_bytes + more_bytes > GROUP_BYTES_MAX
+        if is_full and place > first:
+            yield first, place
+            first, rows, record_bytes = place, 0, 0
+        rows += more_rows
+        record_bytes += more_bytes
+    if batches:
+        yield first, len(batches)
 
 
 def read_footer(path: Path) -> Footer:
     """What the footer of a file of ours says; reads nothing else.
 
-    Raises ValueError if it is no Parquet file, or not one of this package.
+    Raises ValueError if it is no Parquet file, or not one of this package, OSError if it can't
+    be read.
     """
     try:
         found = pq.read_metadata(path)
@@ -216,3 +312,5 @@ def read_footer(path: Path) -> Footer:
         )
     except KeyError as error:
         raise ValueError(f"{path}: no {KEY_PREFIX}{error.args[0]} in its footer") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -35,16 +35,20 @@ DECODERS: Final[Mapping[str, Callable[[Batch, OnDamage | None], list[Row]]]] = {
 }
 
 
-def table_of(stream: str, rows: Sequence[Row], workspace_id: int, schema: pa.Schema) -> pa.Table:
-    """The rows of a decoder of `messages` as a table of that schema, in their order."""
-    values: dict[str, list[Any]] = {name: [] for name in schema.names}
-    for row in rows:
-        for name, value in _values(stream, row, workspace_id).items():
-            values[name].append(value)
-    is_text = schema.field("session_id").type == pa.utf8() if "session_id" in values else False
-    if is_text:
-        values["session_id"] = [_uuid_text(value) for value in values["session_id"]]
-    return pa.table([_array(values[field.name], field.type) for field in schema], schema=schema)
+def sorted_table(
+    stream: str, rows: Sequence[Row], workspace_id: int, schema: pa.Schema
+) -> pa.Table:
+    """The rows of a decoder of `messages` as a table of that schema.
+
+    Sorted by time, those without a time last, equal ones as they came.
+    """
+    found = [_values(stream, row, workspace_id) for row in rows]
+    found.sort(key=lambda row: TIME_NS_MAX + 1 if row["timestamp"] is None else row["timestamp"])
+    if "session_id" in schema.names and schema.field("session_id").type == pa.utf8():
+        for row in found:
+            row["session_id"] = _uuid_text(row["session_id"])
+    arrays = [_array([row[field.name] for row in found], field.type) for field in schema]
+    return pa.table(arrays, schema=schema)
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:

@@ -11,7 +11,9 @@ ids as UUID, types, levels and addresses as dictionaries of text.
 | `payload` | the JSON text as received; null if absent or not UTF-8 |
 | `payload_bytes` | the payload where it is not UTF-8; else null |
 
-An id that is absent or of another length is null, an empty text is empty, an absent one null.
+An id that is absent or of another length is null, an empty text is empty, an absent one null;
+in texts other than payloads U+FFFD stands for what is not UTF-8. A code without a name is
+`unknown` (events, log entries) or its number. Counts and durations end at 2**63 - 1.
 """
 
 from __future__ import annotations

@@ -270,3 +270,19 @@ def test_a_wrong_option_is_named_with_its_value(options: dict[str, Any], part: s
     with pytest.raises(ConfigError) as caught:
         load_config("parquet", options)
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"compression": "snappy", "compression_level": 3}, "snappy has no levels"),
+        ({"compression": "zstd", "compression_level": 40}, r"not in 1\.\.22"),
+        ({"compression": "gzip"}, "compression"),
+    ],
+)
+def test_settings_that_can_t_be_are_refused(options: Any, text: str, tmp_path: Path) -> None:
+    """When the configuration is read, not when the first batch comes."""
+    with pytest.raises(ValueError, match=text):
+        ParquetConfig(path=tmp_path, **options)
+    config = ParquetConfig(path=tmp_path, compression="zstd", compression_level=3)
+    assert config.settings().level == 3
