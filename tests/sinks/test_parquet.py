@@ -263,6 +263,7 @@ def test_small_segments_make_many_files_and_lose_nothing(tmp_path: Path) -> None
         ({"path": "x", "rotation": "weekly"}, "rotation = 'weekly'"),
         ({"path": "x", "buffer_rows": 0}, "buffer_rows = 0"),
         ({"path": "x", "lz4_preset": "fast"}, "lz4_preset"),
+        ({"path": "x", "compression": "zstd", "compression_level": 99}, "level 99"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_value(options: dict[str, Any], part: str) -> None:
