@@ -19,7 +19,6 @@ from cdp_ray_sinks.batch.kernels.envelope import (
     TALLY_UNDECODABLE,
     TALLY_UNKNOWN_KEY,
     check_envelopes,
-    key_table_of,
 )
 from cdp_ray_sinks.batch.kernels.facts import (
     FACT_COLUMNS,
@@ -29,6 +28,7 @@ from cdp_ray_sinks.batch.kernels.facts import (
     MESSAGE_OK,
 )
 from cdp_ray_sinks.batch.kernels.frames import index_frames
+from cdp_ray_sinks.batch.kernels.key_table import key_table_of
 
 Places = NDArray[np.int64]
 

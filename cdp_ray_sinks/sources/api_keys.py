@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.enums import API_KEY_BYTES
-from cdp_ray_sinks.batch.kernels.envelope import key_table_of
+from cdp_ray_sinks.batch.kernels.key_table import key_table_of
 from cdp_ray_sinks.errors import ConfigError
 
 API_KEY_FILE_BYTES_MAX: Final = 64 * 1024 * 1024

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from cdp_ray_sinks.batch.builder import BatchBuilder, batch_of_messages
-from cdp_ray_sinks.batch.kernels.envelope import key_table_of
 from cdp_ray_sinks.batch.kernels.facts import (
     FACT_COLUMNS,
     FACT_EVENT_COUNT,
@@ -29,6 +28,7 @@ from cdp_ray_sinks.batch.kernels.facts import (
     MESSAGE_OK,
     MESSAGE_UNKNOWN_KEY,
 )
+from cdp_ray_sinks.batch.kernels.key_table import key_table_of
 from cdp_ray_sinks.batch.message_run import MessageRun
 
 ROUNDS = int(os.environ.get("CDP_FUZZ_ROUNDS", "20000"))

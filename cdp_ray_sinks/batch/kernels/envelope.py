@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.kernels.cache import readonly
 from cdp_ray_sinks.batch.kernels.count import count_message
@@ -34,12 +33,12 @@ from cdp_ray_sinks.batch.kernels.facts import (
     MESSAGE_OK,
     MESSAGE_UNKNOWN_KEY,
 )
+from cdp_ray_sinks.batch.kernels.key_table import find_workspace, key_table_of
 from cdp_ray_sinks.batch.kernels.memory import (
     address_of,
     load_u8,
     load_u16,
     load_u32,
-    load_u64,
 )
 from cdp_ray_sinks.batch.kernels.tables import (
     INVALID,
@@ -59,8 +58,6 @@ SLOT_DATA = 4
 SLOT_SOURCE_IP = 5
 
 _KEY_BYTES = 16
-_KEY_LOW, _KEY_HIGH, _KEY_WORKSPACE = 0, 1, 2
-KEY_TABLE_COLUMNS = 3
 
 _NOTHING = (False, -1, -1, 0, 0)
 
@@ -109,65 +106,6 @@ def _key_is_apart(
         if position >= 0 and not _is_apart(key, position, position + width):
             return False
     return True
-
-
-@njit(nogil=True, cache=True, forceinline=True)
-def _key_slot(low: Any, high: Any, capacity: int) -> Any:
-    """First place to look for a key in a table of `capacity` (a power of two) rows."""
-    mixed = (low ^ (high * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xD6E8FEB86659FD93)
-    return np.int64((mixed >> np.uint64(32)) & np.uint64(capacity - 1))
-
-
-@njit(nogil=True, cache=True)
-def _find_workspace(buffer: int, key: int, key_table: int, capacity: int) -> Any:
-    """The workspace of the 16 key bytes at `key`, 0 when unknown.
-
-    `buffer` and `key_table` (of `capacity` rows) are addresses. A row is compared whole,
-    without leaving early: how long it takes tells nothing about how many leading bytes of
-    a guess were right.
-    """
-    low = load_u64(buffer, key)
-    high = load_u64(buffer, key + 8)
-    place = _key_slot(low, high, capacity)
-    for _ in range(capacity):
-        row = 8 * KEY_TABLE_COLUMNS * place
-        workspace = load_u64(key_table, row + 8 * _KEY_WORKSPACE)
-        if workspace == 0:
-            break
-        difference = (load_u64(key_table, row) ^ low) | (load_u64(key_table, row + 8) ^ high)
-        if difference == 0:
-            return np.int64(workspace)
-        place = (place + 1) & (capacity - 1)
-    return np.int64(0)
-
-
-@njit(nogil=True, cache=True)
-def _fill_key_table(keys: Any, workspaces: Any, key_table: Any) -> None:
-    capacity = len(key_table)
-    for row in range(len(workspaces)):
-        low, high = load_u64(keys, 16 * row), load_u64(keys, 16 * row + 8)
-        place = _key_slot(low, high, capacity)
-        while key_table[place, _KEY_WORKSPACE] != 0:
-            place = (place + 1) & (capacity - 1)
-        key_table[place, _KEY_LOW] = low
-        key_table[place, _KEY_HIGH] = high
-        key_table[place, _KEY_WORKSPACE] = workspaces[row]
-
-
-def key_table_of(keys: bytes, workspaces: list[int]) -> NDArray[np.uint64]:
-    """The look-up table that `check_envelopes` takes; keys of 16 B each, back to back.
-
-    Workspaces must not be 0, which stands for an empty row.
-    """
-    if len(keys) != _KEY_BYTES * len(workspaces) or not all(workspaces):
-        raise ValueError("each key is 16 bytes and has a workspace other than 0")
-    capacity = 16
-    while capacity < 4 * len(workspaces):
-        capacity *= 2
-    key_table = np.zeros((capacity, KEY_TABLE_COLUMNS), np.uint64)
-    flat = np.frombuffer(keys, np.uint8)
-    _fill_key_table(readonly(flat), np.array(workspaces, np.uint64), key_table)
-    return key_table
 
 
 @njit(nogil=True, cache=True)
@@ -237,7 +175,7 @@ def check_envelopes(
             continue
         owner = workspace
         if owner == 0:
-            owner = _find_workspace(bytes_at, key, keys_at, len(key_table))
+            owner = find_workspace(bytes_at, key, keys_at, len(key_table))
         facts[row, FACT_SCHEMA_TYPE] = schema_type
         facts[row, FACT_VERSION] = version
         facts[row, FACT_WORKSPACE] = owner
