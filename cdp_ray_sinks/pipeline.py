@@ -181,15 +181,18 @@ class Pipeline:
                 stop.wait(POLL_S)
 
     def _tell_problems(self) -> None:
-        """Say what a sink is being retried for, when that begins, changes or is over."""
+        """Say what a sink is retried for or is wrong with a source: new, changed or over."""
         if time.monotonic() - self._problems_at_s < PROBLEMS_S:
             return
         self._problems_at_s = time.monotonic()
+        texts = {f"source {n!r}": r["problem"] for n, r in self._source_reports.items()}
         for name, reports in self._supervisor.reports().items():
             text = next((r["last_error"] for r in reports if r["last_error"]), "")
+            texts[f"sink {name!r}"] = f"retrying: {text}" if text else ""
+        for name, text in texts.items():
             if text != self._problems.get(name, ""):
-                self._report(f"sink {name!r}: " + (f"retrying: {text}" if text else "well again"))
-            self._problems[name] = text
+                self._report(f"{name}: {text or 'well again'}")
+        self._problems.update(texts)
 
     def drain(self, deadline_s: float | None = None) -> None:
         """Stop the sources, settle everything, close the sinks.

@@ -6,7 +6,9 @@ not be. Text with placeholders is resolved inside the actor that uses it, on its
 
 from __future__ import annotations
 
+import contextlib
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
@@ -103,4 +105,35 @@ def paths_in(config: BaseModel) -> dict[str, Path]:
         is_path = field.annotation is Path or Path in get_args(field.annotation)
         if is_path and value is not None:
             found[name] = Path(value)
+    return found
+
+
+def exposure_of(secret_file: Path) -> str:
+    """What is wrong with the mode of a file of secrets, one sentence; empty if nothing is.
+
+    A file is exposed when any user of its machine may read or write it and may enter every
+    folder above it. A file that is not there is not exposed.
+    """
+    with contextlib.suppress(OSError):
+        mode = secret_file.stat().st_mode
+        if mode & (stat.S_IROTH | stat.S_IWOTH):
+            folders = secret_file.resolve().parents
+            if all(folder.stat().st_mode & stat.S_IXOTH for folder in folders):
+                does = "write" if mode & stat.S_IWOTH else "read"
+                return (
+                    f"{secret_file}: every user of this machine may {does} it "
+                    f"(mode {stat.S_IMODE(mode):04o}); chmod 600"
+                )
+    return ""
+
+
+def secret_files_in(config: BaseModel) -> list[Path]:
+    """The files that the `${file:PATH}` of a config name, as far as they hold no placeholder."""
+    found = []
+    for name in type(config).model_fields:
+        kept = getattr(config, name)
+        value = kept.get_secret_value() if isinstance(kept, SecretStr) else kept
+        if isinstance(value, str | Path):
+            inner = _PLACEHOLDER.findall(str(value))
+            found += [Path(i.removeprefix("file:")) for i in inner if i.startswith("file:")]
     return found

@@ -15,7 +15,7 @@ from cdp_ray_sinks.actors.specs import Identity, SourceSpec
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
 from cdp_ray_sinks.placeholders import resolved
-from cdp_ray_sinks.sources.base import Listens, Source, SourceContext
+from cdp_ray_sinks.sources.base import HasProblem, Listens, Source, SourceContext
 
 CONCURRENCY_GROUPS = {"control": 4, "drain": 1}
 
@@ -101,6 +101,7 @@ class SourceActor:
         return {
             "state": self._state,
             "error": self._error,
+            "problem": self._source.problem() if isinstance(self._source, HasProblem) else "",
             "counters": counters,
             "events": done,
             "events_expected": expected,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cdp_ray_sinks.cli.output import print_json, say, say_error
-from cdp_ray_sinks.config import load
+from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.errors import ConfigError
+from cdp_ray_sinks.placeholders import exposure_of, paths_in, secret_files_in
 
 
 def validate_config(path: Path, as_json: bool) -> int:
@@ -19,7 +20,7 @@ def validate_config(path: Path, as_json: bool) -> int:
         else:
             say_error(str(error))
         return 2
-    warnings = config.warnings()
+    warnings = config.warnings() + _exposed_secrets(config)
     if as_json:
         print_json({"ok": True, "errors": [], "warnings": warnings})
         return 0
@@ -32,3 +33,19 @@ def validate_config(path: Path, as_json: bool) -> int:
     print(f"  sinks: {', '.join(f'{name} ({s.type})' for name, s in sinks.items())}")
     print(f"  routing: {len(rules)} rules, default {', '.join(config.routing_table().default)}")
     return 0
+
+
+def _exposed_secrets(config: PipelineConfig) -> list[str]:
+    """Files of secrets on this machine that any of its users may read."""
+    files = {
+        path: f"sources.{name}.{key}"
+        for name, source in config.active_sources().items()
+        for key, path in paths_in(source).items()
+        if key == "api_keys"
+    }
+    for name, sink in config.active_sinks().items():
+        files |= dict.fromkeys(secret_files_in(sink), f"sinks.{name}")
+    for name, source in config.active_sources().items():
+        files |= dict.fromkeys(secret_files_in(source), f"sources.{name}")
+    found = ((where, exposure_of(path)) for path, where in files.items())
+    return [f"{where}: {text}" for where, text in found if text]

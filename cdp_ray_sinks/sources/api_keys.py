@@ -7,10 +7,11 @@ part of an error, a repr or a log.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,28 +27,32 @@ _KEY: Final = re.compile(r"[0-9A-Fa-f]{32}")
 _WORKSPACE: Final = re.compile(r"[0-9]{1,10}")
 _PROBLEMS_SHOWN_MAX: Final = 10
 
+Signature: TypeAlias = tuple[int, ...]
+"""What changes when a file is written, replaced or gets another mode."""
+
 
 class ApiKeys:
     """The keys of one file, as the table that the envelope kernel looks them up in."""
 
-    def __init__(self, path: Path, workspaces: Mapping[bytes, int], names: Mapping[int, str]):
-        self._path = path
-        self._set(workspaces, names)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.signature: Signature = ()
+        """Of the file that the keys are from."""
+        self.reload()
 
     @classmethod
     def load(cls, path: str | Path) -> ApiKeys:
         """Read the file; ConfigError names it and every bad line with what is wrong."""
-        file = Path(path)
-        return cls(file, *_parse(file, _read(file)))
+        return cls(Path(path))
 
     def reload(self) -> None:
         """Read the file again; on ConfigError the keys from before stay in force."""
-        self._set(*_parse(self._path, _read(self._path)))
-
-    def _set(self, workspaces: Mapping[bytes, int], names: Mapping[int, str]) -> None:
+        text, signature = _read(self.path)
+        workspaces, names = _parse(self.path, text)
         self._key_table = key_table_of(b"".join(workspaces), list(workspaces.values()))
-        self._names = dict(names)
+        self._names = names
         self._count = len(workspaces)
+        self.signature = signature
 
     @property
     def key_table(self) -> NDArray[np.uint64]:
@@ -63,18 +68,24 @@ class ApiKeys:
         return self._count
 
     def __repr__(self) -> str:
-        return f"ApiKeys({str(self._path)!r}, {self._count} keys)"
+        return f"ApiKeys({str(self.path)!r}, {self._count} keys)"
 
 
-def _read(path: Path) -> str:
+def signature_of(found: os.stat_result) -> Signature:
+    """The signature of a file."""
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _read(path: Path) -> tuple[str, Signature]:
     try:
         with path.open("rb") as file:
+            signature = signature_of(os.fstat(file.fileno()))
             content = file.read(API_KEY_FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(f"api key file {path}: {error.strerror or error}") from None
     if len(content) > API_KEY_FILE_BYTES_MAX:
         raise ConfigError(f"api key file {path}: larger than {API_KEY_FILE_BYTES_MAX} bytes")
-    return content.decode("utf-8-sig", errors="replace")
+    return content.decode("utf-8-sig", errors="replace"), signature
 
 
 def _parse(path: Path, text: str) -> tuple[dict[bytes, int], dict[int, str]]:

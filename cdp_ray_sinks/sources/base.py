@@ -71,6 +71,15 @@ class Listens(Protocol):
     """Set once clients can."""
 
 
+@runtime_checkable
+class HasProblem(Protocol):
+    """A source that goes on although something is wrong that somebody should mend."""
+
+    def problem(self) -> str:
+        """One sentence, from any thread; empty while all is well."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SourceContext:
     """What surrounds a source when it is built on its node."""

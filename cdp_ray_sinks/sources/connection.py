@@ -21,11 +21,15 @@ _PARTIAL_BYTES_FIRST: Final = 64 * 1024
 class Connection:
     """A non-blocking socket with the unfinished frame at the end of what it sent."""
 
-    def __init__(self, client: socket.socket, peer_ip: Bytes, number: int) -> None:
+    def __init__(
+        self, client: socket.socket, peer_ip: Bytes, number: int, monotonic_ms: int
+    ) -> None:
         self.socket = client
         self.peer_ip = peer_ip
         self.number = number
-        self.received_at_monotonic_ms = 0
+        self.received_at_monotonic_ms = monotonic_ms
+        self.bad_frames = 0
+        """How many more of its frames were bad than good, never below 0."""
         self._few = b""
         self._partial: Bytes = np.empty(0, np.uint8)
         self._partial_bytes = 0
@@ -40,6 +44,16 @@ class Connection:
     def held_bytes(self) -> int:
         """What the connection's own buffer weighs."""
         return self._partial.nbytes
+
+    def has_something_to_say(self) -> bool:
+        """Whether bytes, the end of the stream or an error wait to be read."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+        return True
 
     def receive_into(self, shared: memoryview) -> tuple[int, int]:
         """Read what has arrived, the open frame's bytes first.

@@ -19,13 +19,24 @@ if TYPE_CHECKING:
 
 
 class TcpConfig(SourceConfig):
-    """Options of the TCP source."""
+    """Options of the TCP source.
+
+    Limits for each client: `connection_count_per_network_max` counts an IPv4 address or an
+    IPv6 /64; a connection whose bad frames outnumber its good ones by more than
+    `bad_frame_count_max` is closed, as is one that is silent for `idle_timeout_s`, or for
+    `stalled_frame_timeout_s` inside a frame (0: never).
+    """
 
     type: Literal["tcp"] = "tcp"
     listen: str
     api_keys: Path
+    api_keys_check_ms: int = Field(default=1000, ge=10, le=3_600_000)
     forwarding: bool = False
     connection_count_max: int = Field(default=10_000, ge=1)
+    connection_count_per_network_max: int = Field(default=1000, ge=1)
+    bad_frame_count_max: int = Field(default=1000, ge=0)
+    idle_timeout_s: int = Field(default=3600, ge=0)
+    stalled_frame_timeout_s: int = Field(default=60, ge=0)
     batch_bytes_max: int = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024)
     batch_age_ms: int = Field(default=20, ge=1, le=60_000)
     frame_bytes_max: int = Field(default=FRAME_BYTES_MAX, ge=1024, le=FRAME_BYTES_MAX)

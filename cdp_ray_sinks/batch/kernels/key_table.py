@@ -70,7 +70,7 @@ def find_workspace(buffer: int, key: int, key_table: int, row_count: int) -> Any
     low, high = load_u64(buffer, key), load_u64(buffer, key + 8)
     secret = 8 * KEY_TABLE_COLUMNS * capacity
     hashed = hash_key(low, high, load_u64(key_table, secret), load_u64(key_table, secret + 8))
-    place = np.int64(hashed & np.uint64(capacity - 1))
+    place: Any = np.int64(hashed & np.uint64(capacity - 1))
     for _ in range(capacity):
         row = 8 * KEY_TABLE_COLUMNS * place
         workspace = load_u64(key_table, row + 8 * _KEY_WORKSPACE)
