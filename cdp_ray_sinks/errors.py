@@ -83,7 +83,7 @@ class RefusedMessagesError(SinkError):
 
     `refusals` holds (batch id, message, entry, reason): the message's 0-based place in the
     batch, and that of the refused entry among the batch's entries, or None for the whole
-    message. They are to be kept elsewhere; calling `flush` again says that they are.
+    message. Raised again until the sink is told that they are kept elsewhere.
     """
 
     def __init__(

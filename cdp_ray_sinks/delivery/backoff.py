@@ -20,3 +20,23 @@ class Backoff:
         """
         bound_ms = min(self.delay_ms_max, self.first_ms * 2 ** min(attempt - 1, 30))
         return max(asked_ms, int(random() * bound_ms) + 1)
+
+
+class RetryTimer:
+    """When to try again: longer after each failure in a row."""
+
+    def __init__(self, backoff: Backoff, random: Callable[[], float]) -> None:
+        self._backoff = backoff
+        self._random = random
+        self._attempt = 0
+        self.at_ms = 0
+        """On the clock whose readings `failed` is given; in the past when nothing waits."""
+
+    def failed(self, now_ms: int, asked_ms: int) -> None:
+        """Once more; the destination asked for a wait of at least `asked_ms`."""
+        self._attempt += 1
+        self.at_ms = now_ms + self._backoff.delay_ms(self._attempt, self._random, asked_ms)
+
+    def succeeded(self) -> None:
+        """The next failure is the first again."""
+        self._attempt = 0

@@ -11,11 +11,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock
-from cdp_ray_sinks.delivery.backoff import Backoff
+from cdp_ray_sinks.delivery.backoff import Backoff, RetryTimer
 from cdp_ray_sinks.delivery.burial import Burial
 from cdp_ray_sinks.delivery.lane_items import DeadLetters, LaneItem, LaneStream, PushAnswer
 from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, REFUSED, Low
@@ -33,13 +32,10 @@ from cdp_ray_sinks.errors import (
 )
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.metrics import MetricsSnapshot, SinkMetrics
-from cdp_ray_sinks.sinks.base import KeepsLedger, Sink
+from cdp_ray_sinks.sinks.base import CommitsInTurn, KeepsLedger, RefusesLate, Sink
 
 TICK_MS = 1_000
 ANSWER_WAIT_S = 0.5
-
-Messages: TypeAlias = tuple[int, ...] | None
-"""0-based places of messages in a batch; None = all."""
 
 
 class Lane:
@@ -58,9 +54,8 @@ class Lane:
         self._sink = sink
         self._clock = clock
         self._dead_letters = dead_letters
-        self._random = random
         self._by_workspace = by_workspace
-        self._backoff = backoff or Backoff()
+        self._retry = RetryTimer(backoff or Backoff(), random)
         self._turns = Turns()
         self._own_ledger = Ledger()
         self._changed = threading.Condition()
@@ -69,8 +64,6 @@ class Lane:
         self._closing = False
         self._open: dict[BatchId, LaneItem] = {}
         self._streams: dict[int, LaneStream] = {}
-        self._attempt = 0
-        self._retry_at_ms = 0
         self._flush_at_ms = 0
         self._broken: SinkError | None = None
         self._is_abandoned = False
@@ -183,10 +176,10 @@ class Lane:
             if not self._queue and not self._closing:
                 until_ms = next_tick_ms
                 if self._open:
-                    until_ms = min(until_ms, max(self._retry_at_ms, self._flush_at_ms))
+                    until_ms = min(until_ms, max(self._retry.at_ms, self._flush_at_ms))
                 self._changed.wait(max(0.0, (until_ms - self._clock.monotonic_ms()) / 1000))
             elif self._closing and self._open and not self._queue:
-                wait_ms = self._retry_at_ms - self._clock.monotonic_ms()
+                wait_ms = self._retry.at_ms - self._clock.monotonic_ms()
                 self._changed.wait(max(0.0, wait_ms / 1000))
             batches, lows = list(self._queue), self._lows
             self._queue.clear()
@@ -201,7 +194,7 @@ class Lane:
             self._accept(batch, push, place, lows)
         if not self._open:
             return
-        is_waiting = self._clock.monotonic_ms() < self._retry_at_ms
+        is_waiting = self._clock.monotonic_ms() < self._retry.at_ms
         if not batches and is_waiting:
             return
         failed: dict[int, SinkError] = {}
@@ -210,11 +203,15 @@ class Lane:
             if error is not None:
                 failed[key] = error
         # Where all go to one destination, new batches are no reason to try it earlier.
-        if not failed and ((is_waiting and not self._by_workspace) or self._holds_back()):
+        is_held = not failed and is_waiting and not self._by_workspace
+        if not is_held:
+            failed.update(self._tried(self._settle_committed))
+            is_held = not failed and self._holds_back()
+        if is_held:  # tell those who wait what is known, or nothing more would come
             for push in {push for _, push, _ in batches}:
                 push.release()
             return
-        failed.update(self._flush())
+        failed.update(self._tried(self._flush))
         self._settle(failed)
 
     def _ledger(self, workspace_id: int) -> Ledger:
@@ -290,22 +287,37 @@ class Lane:
             self._burial.bury(item, error, None)
 
     def _holds_back(self) -> bool:
-        """Whether the sink would rather have more before the next flush, and may.
-
-        Those who wait are then told "pending" at once, or nothing more would come.
-        """
+        """Whether the sink would rather have more before the next flush, and may."""
         wait_ms = 0 if self._closing else self._sink.due_in_ms(self._clock.now_ms())
         self._flush_at_ms = self._clock.monotonic_ms() + wait_ms
         return wait_ms > 0
 
-    def _flush(self) -> dict[int, SinkError]:
+    def _flush(self) -> None:
         self.metrics.add(flush_count=1)
-        try:
+        while True:
             try:
                 self._sink.flush()
             except RefusedMessagesError as error:
                 self._burial.bury_refused(self._open, error)
-                self._sink.flush()
+                assert isinstance(self._sink, RefusesLate)
+                self._sink.refusals_kept()
+            else:
+                return
+
+    def _settle_committed(self) -> None:
+        """Answer for what has become durable without a flush."""
+        if isinstance(self._sink, CommitsInTurn):
+            for batch_id in self._sink.committed():
+                if batch_id in self._open:
+                    self._settle_item(self._open[batch_id], self._clock.now_ms())
+            for stream in self._streams.values():
+                while stream.items and stream.items[0].batch.header.batch_id not in self._open:
+                    stream.items.popleft()
+
+    def _tried(self, step: Callable[[], None]) -> dict[int, SinkError]:
+        """Do it; what failed, for each stream that did."""
+        try:
+            step()
         except PartialFlushError as error:
             return {key: TransientError(text) for key, text in error.failures}
         except TransientError as error:
@@ -326,16 +338,15 @@ class Lane:
                 self.metrics.add(write_errors=1)
                 continue
             for item in stream.items:
-                self._settle_item(item, now_ms)
+                if item.batch.header.batch_id in self._open:
+                    self._settle_item(item, now_ms)
             del self._streams[key]
         if not failed:
-            self._attempt = 0
+            self._retry.succeeded()
             return
-        self._attempt += 1
         self.metrics.add(retries=1)
         asked_ms = max(e.retry_after_ms for e in failed.values() if isinstance(e, TransientError))
-        delay_ms = self._backoff.delay_ms(self._attempt, self._random, asked_ms)
-        self._retry_at_ms = self._clock.monotonic_ms() + delay_ms
+        self._retry.failed(self._clock.monotonic_ms(), asked_ms)
 
     def _settle_item(self, item: LaneItem, now_ms: int) -> None:
         header = item.batch.header

@@ -24,6 +24,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from cdp_ray_sinks.batch.batch import BatchId
 from cdp_ray_sinks.errors import CorruptSegmentError
 from cdp_ray_sinks.files.commit_index import ENTRY, xxh3
 
@@ -121,6 +122,13 @@ class Generation:
     def count_from(self, number: int) -> None:
         """The next number is this one; for reading."""
         self._numbers = itertools.count(number)
+
+    def batch_ids(self) -> list[BatchId]:
+        """The batches it was made of."""
+        return [
+            BatchId(row["producer"].tobytes(), int(row["epoch"]), int(row["sequence"]))
+            for row in self.entries
+        ]
 
     @property
     def open_blocks(self) -> list[Block]:

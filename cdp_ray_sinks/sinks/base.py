@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock, SystemClock
 from cdp_ray_sinks.files.ledger import Ledger
 
@@ -60,6 +60,30 @@ class KeepsLedger(Protocol):
 
     def ledger_for(self, workspace_id: int) -> Ledger:
         """The recovered ledger of a workspace; opens its files. Raises as `write` does."""
+        ...
+
+
+@runtime_checkable
+class CommitsInTurn(Protocol):
+    """A sink in which batches become durable without a flush, while others are being written."""
+
+    def committed(self) -> Sequence[BatchId]:
+        """The batches that have become durable since this was last asked; never waits.
+
+        A `flush` that returns makes all others durable. Raises as `flush` does.
+        """
+        ...
+
+
+@runtime_checkable
+class RefusesLate(Protocol):
+    """A sink that finds out only in a flush what it will never take."""
+
+    def refusals_kept(self) -> None:
+        """What the last RefusedMessagesError named is kept, its batches count as durable.
+
+        Raises TransientError if that could not be noted.
+        """
         ...
 
 

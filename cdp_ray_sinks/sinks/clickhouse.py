@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.errors import ConfigError, RefusedMessagesError, TerminalError
 from cdp_ray_sinks.files.generation_file import WHOLE_MESSAGE, Generation, Refusal
 from cdp_ray_sinks.files.generation_store import GenerationStore
@@ -34,7 +34,7 @@ from cdp_ray_sinks.sinks.clickhouse_line import InsertLine
 from cdp_ray_sinks.writers.clickhouse_rows import RowMaker
 
 BUSY_WAIT_MS: Final = 20
-"""How long a flush is put off, again and again, while inserts are under way."""
+"""How often the lane looks what has landed, while inserts are under way."""
 
 
 class ClickHouseConfig(SinkConfig):
@@ -42,13 +42,14 @@ class ClickHouseConfig(SinkConfig):
 
     `url` is `http(s)://host:port[/database]`, or `chdb:///directory` for the engine inside
     the process. An insert has up to `rows_per_insert` rows of batches of `insert_bytes_max`.
-    Rows wait `linger_ms` for more, longer while inserts are under way, at most
-    `flush_age_ms_max`. Without `retry_attempts` what the server can't take waits; with it the
-    messages become dead letters after so many. `all_events` puts GROUP, ALIAS and ENRICH
-    events into events_v1. `settings` go with each insert.
+    Rows wait `linger_ms` for more, while inserts are under way `flush_age_ms_max`. Without
+    `retry_attempts` what the server can't take waits; with it the messages become dead
+    letters after so many. `all_events` puts GROUP, ALIAS and ENRICH events into events_v1.
+    `settings` go with each insert.
     """
 
     type: Literal["clickhouse"] = "clickhouse"
+    on_full: Literal["block", "spool", "drop"] = "spool"
     url: str = "http://localhost:8123"
     database: str = Field(default="cdp", min_length=1)
     username: str = "default"
@@ -109,10 +110,9 @@ class ClickHouseSink:
         self._client = ClickHouseClient(config.address(), config.settings)
         self._store = GenerationStore(context.state_dir / context.name, context.clock)
         self._filling = Filling()
-        self._held_bytes = 0
-        self._since_ms = 0
-        self._inserted: list[Generation] = []
+        self._landed: list[Generation] = []
         self._told: list[Generation] = []
+        self._committed: list[BatchId] = []
         self._line: InsertLine | None = None
         self._inserter: Inserter | None = None
         self._blocks: BlockMaker | None = None
@@ -195,19 +195,16 @@ class ClickHouseSink:
         if not batch.offsets_fit():
             raise TerminalError(f"batch {batch.header.batch_id}: its offsets do not fit its bytes")
         header = batch.header
-        if not self._held_bytes:
-            self._since_ms = self._clock.now_ms()
-        self._held_bytes += header.record_bytes
         low = self._store.ledger.low_of(header.producer, header.epoch)
         refused = self._store.refused.get(header.batch_id)
         if refused is not None:
             known = Filling(refused=[Refusal(0, *one) for one in refused])
-            known.add(batch, low)
-            self._opened_line().submit(known)
-            return
-        self._filling.add(batch, low)
+            self._submit()  # batches stay in their order
+            self._filling = known
+        self._filling.add(batch, low, self._clock.now_ms())
         if (
-            self._filling.event_count >= self._config.rows_per_insert
+            refused is not None
+            or self._filling.event_count >= self._config.rows_per_insert
             or self._filling.record_bytes >= self._config.insert_bytes_max
         ):
             self._submit()
@@ -216,40 +213,49 @@ class ClickHouseSink:
         """On return all accepted rows are acknowledged by ClickHouse, and the ledger is synced.
 
         Raises TransientError when some have to wait; RefusedMessagesError when all others are
-        there.
+        there, until `refusals_kept`.
         """
         line = self._opened_line()
-        if self._told:
-            self._store.finish(self._told)
-            self._told = []
         self._submit()
         done, error = line.settle()
-        self._inserted += done
-        clean = [generation for generation in self._inserted if not generation.refusals]
-        self._store.finish(clean)
-        self._inserted = [generation for generation in self._inserted if generation.refusals]
+        self._landed += done
+        self._finish([one for one in self._landed if not one.refusals])
         if error is not None:
             raise error
-        self._held_bytes = 0
-        if self._inserted:
-            self._told, self._inserted = self._inserted, []
+        self._told = list(self._landed)
+        if self._told:
             raise RefusedMessagesError(tuple(_refusals_of(self._told)))
+        self._committed.clear()
+
+    def refusals_kept(self) -> None:
+        """What was refused is kept elsewhere: those batches are durable too."""
+        self._finish(self._told)
+        self._told = []
+
+    def committed(self) -> Sequence[BatchId]:
+        """What has landed by now; what has waited long enough is handed in.
+
+        Raises TransientError if the ledger can't be written.
+        """
+        line = self._opened_line()
+        age_ms = self._clock.now_ms() - self._filling.since_ms
+        if age_ms >= (self._config.flush_age_ms_max if line.is_busy else self._config.linger_ms):
+            self._submit()
+        self._landed += line.take_done()
+        self._finish([one for one in self._landed if not one.refusals])
+        committed, self._committed = self._committed, []
+        return committed
 
     def due_in_ms(self, now_ms: int) -> int:
-        """Waits for more rows, longer while inserts are under way, within bounds."""
+        """Puts a flush off while all goes well: rows are inserted and acknowledged without it."""
         line = self._opened_line()
-        if not self._held_bytes or line.has_failed:
+        if line.has_failed or self._landed:
             return 0
-        age_ms = now_ms - self._since_ms
-        if (
-            age_ms >= self._config.flush_age_ms_max
-            or self._held_bytes >= self._config.max_in_flight_bytes // 2
-        ):
-            return 0
-        left_ms = self._config.flush_age_ms_max - age_ms
         if line.is_busy:
-            return min(BUSY_WAIT_MS, left_ms)
-        return min(max(0, self._config.linger_ms - age_ms), left_ms)
+            return BUSY_WAIT_MS
+        if not self._filling.batches:
+            return 0
+        return max(1, self._config.linger_ms - (now_ms - self._filling.since_ms))
 
     def tick(self, now_ms: int) -> None:
         """Nothing depends on time but flushes."""
@@ -265,6 +271,13 @@ class ClickHouseSink:
         if self._line is None:
             raise TerminalError("the sink is not open")
         return self._line
+
+    def _finish(self, generations: Sequence[Generation]) -> None:
+        if generations:
+            self._store.finish(generations)
+            gone = {one.number for one in generations}
+            self._landed = [one for one in self._landed if one.number not in gone]
+            self._committed += [batch_id for one in generations for batch_id in one.batch_ids()]
 
     def _submit(self) -> None:
         if self._filling.batches:

@@ -43,9 +43,13 @@ class Filling:
     refused: list[Refusal] | None = None
     event_count: int = 0
     record_bytes: int = 0
+    since_ms: int = 0
+    """When the first of them came."""
 
-    def add(self, batch: Batch, low: int) -> None:
+    def add(self, batch: Batch, low: int, now_ms: int) -> None:
         """Take one more."""
+        if not self.batches:
+            self.since_ms = now_ms
         self.batches.append(batch)
         self.lows.append(low)
         self.event_count += batch.header.event_count

@@ -66,6 +66,12 @@ class InsertLine:
         with self._changed:
             return self._error is not None
 
+    def take_done(self) -> list[Generation]:
+        """The generations inserted since this or `settle` was last called; does not wait."""
+        with self._changed:
+            done, self._done = self._done, []
+            return done
+
     def settle(self) -> tuple[list[Generation], TransientError | None]:
         """Wait until all is inserted, or something has to wait.
 
