@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,12 @@ from cdp_ray_sinks.batch.encoding import encode_events, encode_logs
 from cdp_ray_sinks.batch.enums import EventType
 from cdp_ray_sinks.bench.clickhouse_server import ClickHouseServer
 from cdp_ray_sinks.clock import SystemClock
+from cdp_ray_sinks.delivery.backoff import Backoff
+from cdp_ray_sinks.delivery.dead_letters import DeadLetterArchive
+from cdp_ray_sinks.delivery.lane import Lane
+from cdp_ray_sinks.delivery.push import PENDING
 from cdp_ray_sinks.errors import TransientError
+from cdp_ray_sinks.files.archive_reading import read_batches
 from cdp_ray_sinks.files.commit_index import xxh3
 from cdp_ray_sinks.sinks.base import SinkContext
 from cdp_ray_sinks.sinks.clickhouse import ClickHouseConfig, ClickHouseSink
@@ -42,6 +48,7 @@ class Lab:
         self.folder = folder
         self.database = f"lab_{os.getpid()}_{next(_databases)}"
         self._sinks: list[ClickHouseSink] = []
+        self._lanes: list[LabLane] = []
         self._proxies: list[Proxy] = []
         self._sequence = itertools.count()
 
@@ -67,6 +74,37 @@ class Lab:
         made = self.config(**options).build(context)
         self._sinks.append(made)
         return made
+
+    def pause(self, duration_s: float) -> None:
+        """Let the threads go on."""
+        time.sleep(duration_s)
+
+    def flush(self, sink: ClickHouseSink, timeout_s: float = 60) -> list[str]:
+        """Flush until it succeeds, as a lane does; what it was told meanwhile."""
+        until = time.monotonic() + timeout_s
+        told = []
+        while True:
+            try:
+                sink.flush()
+            except TransientError as error:
+                told.append(str(error))
+                assert time.monotonic() < until, told[-1]
+                time.sleep(0.02)
+            else:
+                return told
+
+    def lane(self, sink: ClickHouseSink) -> LabLane:
+        """A lane around a sink that is not open yet, which it opens."""
+        made = LabLane(sink, self.folder / "dead_letters")
+        self._lanes.append(made)
+        return made
+
+    def buried(self) -> tuple[list[Batch], list[dict[str, Any]]]:
+        """The dead letters as a replay would read them, and their reasons."""
+        folder = self.folder / "dead_letters" / "lab"
+        lines = (folder / "reasons.jsonl").read_text().splitlines()
+        batches = [batch for _, batch in read_batches([folder], print)]
+        return batches, [json.loads(line) for line in lines]
 
     def proxy(self) -> Proxy:
         """A way to the server that can be made to break."""
@@ -177,6 +215,8 @@ class Lab:
 
     def close(self) -> None:
         """End what is left."""
+        for lane in self._lanes:
+            lane.close()
         for sink in self._sinks:
             with contextlib.suppress(TransientError):
                 sink.close()
@@ -186,23 +226,59 @@ class Lab:
             self.command("DROP DATABASE IF EXISTS {db}")
 
 
+class LabLane:
+    """The real lane around a sink, with its dead letters; asks again for what is pending."""
+
+    def __init__(self, sink: ClickHouseSink, dead_letters: Path) -> None:
+        clock = SystemClock()
+        archive = DeadLetterArchive(dead_letters, "lab", clock)
+        self.lane = Lane(
+            sink, clock, archive, lambda: 0.5, by_workspace=False, backoff=Backoff(10, 50)
+        )
+        self.lane.start()
+        self.lane.hello("lab", 1)
+        self._number = 0
+
+    def deliver(self, *batches: Batch, timeout_s: float = 60) -> list[str]:
+        """The outcomes of the batches, once none is pending."""
+        until = time.monotonic() + timeout_s
+        while True:
+            self._number += 1
+            outcomes = self.lane.push("lab", 1, self._number, [], batches)
+            if PENDING not in outcomes:
+                return outcomes
+            assert time.monotonic() < until, self.lane.last_error()
+            time.sleep(0.02)
+
+    def offer(self, *batches: Batch) -> list[str]:
+        """One push, whatever is answered."""
+        self._number += 1
+        return self.lane.push("lab", 1, self._number, [], batches)
+
+    def close(self) -> None:
+        """Close lane and sink."""
+        self.lane.close(10_000)
+
+
 def _bytes(payload: Any) -> bytes:
-    return payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    if isinstance(payload, bytes):
+        return payload
+    return json.dumps(payload, separators=(",", ":")).encode()
 
 
 class Proxy:
     """Passes connections on to a server, and does to them what `on_request` says.
 
     It is called for each request with the bytes of its beginning, and answers "pass", "reset"
-    (before the server sees all of it), "lose" (the server does it, the answer never comes) or a
-    number of seconds by which the answer comes late.
+    (before the server sees any of it), "lose" (the server does it, the answer never comes), a
+    number of seconds by which the answer comes late, or the bytes of another answer.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.on_request: Callable[[bytes], str | float] = lambda head: "pass"
+        self.on_request: Callable[[bytes], str | float | bytes] = lambda head: "pass"
         self.lost = threading.Event()
         """Set when an answer was lost."""
         self._is_open = True
@@ -239,6 +315,9 @@ class Proxy:
                     return
                 while len(body) < length:
                     body += client.recv(1 << 20)
+                if isinstance(what, bytes):
+                    client.sendall(what)
+                    continue
                 with socket.create_connection(("127.0.0.1", self._target)) as server:
                     server.sendall(head.replace(b"keep-alive", b"close") + body)
                     answer = _answer(server)

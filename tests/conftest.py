@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,23 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseS
 
 
 @pytest.fixture
-def lab(clickhouse: ClickHouseServer, tmp_path: Path) -> Iterator[Any]:
-    """A database on that server, and what a test does with it: see clickhouse_lab.py."""
-    made = _beside("clickhouse_lab").Lab(clickhouse, tmp_path)
-    yield made
-    made.close()
+def lab_of(tmp_path: Path) -> Iterator[Callable[[ClickHouseServer], Any]]:
+    """Makes a database on a server, and what a test does with it: see clickhouse_lab.py."""
+    made = []
+
+    def make(server: ClickHouseServer) -> Any:
+        made.append(_beside("clickhouse_lab").Lab(server, tmp_path))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        lab.close()
+
+
+@pytest.fixture
+def lab(clickhouse: ClickHouseServer, lab_of: Callable[[ClickHouseServer], Any]) -> Any:
+    """The same on the server of this test session."""
+    return lab_of(clickhouse)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ def test_track_events_land_with_their_values(lab: Any) -> None:
         "_raw = properties, IPv6NumToString(source_ip) FROM {db}.events_v1 ORDER BY device_id"
     )
     first = uuid.UUID(int=1 << 120)
-    raw = b'{"n": 1}'.hex().upper()
+    raw = b'{"n":1}'.hex().upper()
     assert rows[0] == (lab.start_ms, "Viewed", first, raw, 1, "::ffff:127.0.0.1")
     assert rows[1][1] == "Café"
     assert bytes.fromhex(rows[1][3]) == b"\xff\xfe no text"
