@@ -79,6 +79,13 @@ class Lab:
         """Let the threads go on."""
         time.sleep(duration_s)
 
+    def wait(self, until: Callable[[], bool], timeout_s: float = 60) -> None:
+        """Return once it is so."""
+        end = time.monotonic() + timeout_s
+        while not until():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
     def flush(self, sink: ClickHouseSink, timeout_s: float = 60) -> list[str]:
         """Flush until it succeeds, as a lane does; what it was told meanwhile."""
         until = time.monotonic() + timeout_s
