@@ -18,6 +18,7 @@ from cdp_ray_sinks.errors import ConfigError, CorruptSegmentError
 from cdp_ray_sinks.files.archive import SegmentInfo, segments
 from cdp_ray_sinks.files.archive_reading import selected_segments, wanted_batches
 from cdp_ray_sinks.files.index_reading import LZ4_SUFFIX
+from cdp_ray_sinks.files.journal import JOURNAL_DIRECTORY
 from cdp_ray_sinks.files.segment_opening import open_segment
 from cdp_ray_sinks.files.segment_path import parse_name
 from cdp_ray_sinks.files.selection import Selection
@@ -27,18 +28,21 @@ OnDamage = Callable[[str], None]
 FOLLOW_MS: Final = 200
 TEXT_SUFFIX: Final = ".log"
 """Of segments that hold lines."""
+TABLE_SUFFIX: Final = ".parquet"
 
 
 def check_paths(paths: Sequence[Path], takes_frames: bool = False) -> None:
     """Raises ConfigError for a path that is not there, or that holds no records.
 
-    That is text, and frames unless the command `takes_frames`.
+    That is text, tables, and frames unless the command `takes_frames`.
     """
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path}: no such file or folder")
         if path.is_file() and not takes_frames and holds_frames(path):
             raise ConfigError(f"{path}: frames as clients send them; send plays them to a source")
+        if holds_tables(path):
+            raise ConfigError(f"{path}: Parquet files; cdp-sinks query asks them in SQL")
         text = text_file_in(path)
         if text is None:
             continue
@@ -60,6 +64,14 @@ def text_file_in(path: Path) -> Path | None:
         return not is_text
 
     return None if any(segments(path, wanted=holds_records)) else first
+
+
+def holds_tables(path: Path) -> bool:
+    """Whether there are Parquet files, or what will be some, and no records of an archive."""
+    if path.is_file():
+        return path.name.endswith(TABLE_SUFFIX)
+    has_tables = (path / JOURNAL_DIRECTORY).is_dir() or any(path.rglob(f"*{TABLE_SUFFIX}"))
+    return has_tables and not any(segments(path))
 
 
 def new_batches_of(

@@ -1,13 +1,15 @@
-"""`cdp-sinks verify`: every segment of an archive against its commit index."""
+"""`cdp-sinks verify`: every segment of an archive against its commit index, every table whole."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from cdp_ray_sinks.cli.archive_reading import TABLE_SUFFIX
 from cdp_ray_sinks.cli.output import bytes_text, count_text, escaped, print_json
 from cdp_ray_sinks.cli.progress import byte_bar
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.files.archive import VerifyReport, verify
+from cdp_ray_sinks.files.journal import JOURNAL_DIRECTORY
 
 
 def verify_archive(path: Path, as_json: bool) -> int:
@@ -15,6 +17,10 @@ def verify_archive(path: Path, as_json: bool) -> int:
     try:
         with byte_bar("verifying", is_quiet=as_json) as advance:
             report = verify(path, advance)
+            if may_hold_tables(path):
+                from cdp_ray_sinks.writers.warehouse_check import verify_warehouse
+
+                report += verify_warehouse(path, advance)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file or folder") from None
     if not report.segments and report.ok and not path.is_dir():
@@ -25,6 +31,13 @@ def verify_archive(path: Path, as_json: bool) -> int:
     else:
         _print_report(path, report)
     return 0 if report.ok else 1
+
+
+def may_hold_tables(path: Path) -> bool:
+    """Whether there is a Parquet file, or a journal of one; looks at names alone."""
+    if path.is_file():
+        return path.name.endswith(TABLE_SUFFIX)
+    return (path / JOURNAL_DIRECTORY).is_dir() or any(path.rglob(f"*{TABLE_SUFFIX}"))
 
 
 def _print_report(path: Path, report: VerifyReport) -> None:

@@ -74,6 +74,22 @@ class VerifyReport:
     damaged_count: int
     damaged: list[CorruptSegmentError]
 
+    def __add__(self, other: VerifyReport) -> VerifyReport:
+        """What two parts of an archive were found to be."""
+        if not isinstance(other, VerifyReport):
+            return NotImplemented
+        return VerifyReport(
+            self.ok and other.ok,
+            self.segments + other.segments,
+            self.events + other.events,
+            self.messages + other.messages,
+            self.held_bytes + other.held_bytes,
+            self.uncommitted_bytes + other.uncommitted_bytes,
+            self.bytes_beyond_seals + other.bytes_beyond_seals,
+            self.damaged_count + other.damaged_count,
+            [*self.damaged, *other.damaged][:DAMAGED_MAX],
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with {path, offset, reason} for each damage."""
         places = [
@@ -126,12 +142,13 @@ def verify(
     path: str | Path,
     progress: Callable[[int, int], None] | None = None,
     workspace: int | None = None,
+    wanted: Callable[[Path], bool] = lambda path: True,
 ) -> VerifyReport:
     """Read every byte of the segments under `path` and say whether they are as written.
 
     Proven are the checksums of each index record, commit and batch, that the records of a
     batch frame, the counts and the seal; what is compressed is decompressed for it. A file
-    without an index is walked. `progress` is
+    without an index is walked. What is not `wanted` is passed over. `progress` is
     called with the bytes checked so far and the bytes in all. Raises FileNotFoundError.
     """
     damaged: list[CorruptSegmentError] = []
@@ -148,7 +165,8 @@ def verify(
             raise error
         complain(CorruptSegmentError(str(error.filename), 0, error.strerror or str(error)))
 
-    found = [each for each in _walk(Path(path), workspace, unreadable) if _is_checkable(each)]
+    walked = _walk(Path(path), workspace, unreadable)
+    found = [each for each in walked if _is_checkable(each) and wanted(each)]
     total_bytes = sum(stored_bytes(each) for each in found)
     checked_bytes = segment_count = events = messages = held = uncommitted = beyond = 0
 

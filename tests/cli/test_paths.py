@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from cdp_ray_sinks.files.archive_reading import read_located
 from cdp_ray_sinks.files.selection import Selection
 from cdp_ray_sinks.sinks.base import SinkContext
 from cdp_ray_sinks.sinks.disk_plaintext import DiskPlaintextConfig
-from cdp_ray_sinks.testing import numbered_batch
+from cdp_ray_sinks.sinks.parquet import ParquetConfig
+from cdp_ray_sinks.testing import FakeClock, numbered_batch, numbered_events
 
 
 @pytest.fixture
@@ -136,3 +138,25 @@ def test_no_bar_where_nobody_sees_it() -> None:
         assert advance is None
     with byte_bar("scanning", is_quiet=True) as advance:
         assert advance is None
+
+
+def test_tables_are_verified_and_asked_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`cat` and `scan` name the command for them; `verify` proves file and journal."""
+    sink = ParquetConfig(path=tmp_path).build(SinkContext("tables", FakeClock()))
+    sink.open()
+    sink.write(numbered_events(0, messages=3))
+    sink.flush()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="cdp-sinks query"):
+            check_paths([tmp_path])
+        assert verify_archive(tmp_path, as_json=True) == 0
+        assert json.loads(capsys.readouterr().out)["events"] == 3
+        sink.close()
+    (path,) = tmp_path.rglob("*.parquet")
+    with pytest.raises(ConfigError, match="cdp-sinks query"):
+        check_paths([path])
+    path.write_bytes(path.read_bytes()[:-1])
+    assert verify_archive(path, as_json=False) == 1
+    assert "not a whole Parquet file" in capsys.readouterr().out
