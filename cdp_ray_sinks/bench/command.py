@@ -25,6 +25,7 @@ PARTS: Final = {
         "cdp_ray_sinks.bench.latency_rows:latency_rows",
     ),
     "disk_plaintext": ("cdp_ray_sinks.bench.text_rows:text_rows",),
+    "parquet": ("cdp_ray_sinks.bench.parquet_rows:parquet_rows",),
     "kernels": ("cdp_ray_sinks.bench.kernel_rows:kernel_rows",),
 }
 
@@ -57,6 +58,7 @@ def run_bench(
     events: int,
     repeat: int,
     directory: Path | None,
+    has_peers: bool,
     say: Callable[[str], None],
     on_row: Callable[[Row], None],
 ) -> list[Row]:
@@ -68,6 +70,7 @@ def run_bench(
     except OSError as error:
         raise ConfigError(f"bench directory {parent}: {error.strerror}") from None
     try:
-        return bench_rows(names, Settings(events, repeat, shape, scratch, say), on_row)
+        settings = Settings(events, repeat, shape, scratch, say, has_peers=has_peers)
+        return bench_rows(names, settings, on_row)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from statistics import median
 
 import lz4.frame
 import numpy as np
 
-from cdp_ray_sinks.actors.sink_actor import Placement
 from cdp_ray_sinks.batch.batch import Batch, Bytes
 from cdp_ray_sinks.batch.columns import DecodeBuffers, decode_events
 from cdp_ray_sinks.batch.kernels.running_number import RunningNumbers
+from cdp_ray_sinks.bench.lanes import spread, submitted_s, workspaces_by_lane
 from cdp_ray_sinks.bench.limits import file_system_of, joined, prime
-from cdp_ray_sinks.bench.material import moved, synthetic_batches
+from cdp_ray_sinks.bench.material import synthetic_batches
 from cdp_ray_sinks.bench.rows import Lap, Row, rate_row
 from cdp_ray_sinks.bench.settings import Settings
 from cdp_ray_sinks.config import PipelineConfig
@@ -72,17 +71,13 @@ def _written(settings: Settings, lanes: int, file_system: str) -> Row:
     laps, read_back = [], settings.events
     with Pipeline(_config(directory, lanes), settings.say) as pipeline:
         producer = pipeline.producer("disk")
-        workspaces = _workspaces(lanes)
+        workspaces = workspaces_by_lane(lanes)
         for number in range(settings.repeat + 1):
             own = next(workspaces)
             _open_chains(producer, batches[0], own)
-            spread = [
-                batch
-                for place, workspace_id in enumerate(own)
-                for batch in moved(batches[place::lanes], workspace_id)
-            ]
+            shared_out = spread(batches, own)
             prime(settings.directory, len(material))
-            path_s = _path_s(producer, _in_turn(spread, lanes))
+            path_s = submitted_s(producer, shared_out)
             prime(settings.directory, len(material))
             limit_s = _compress_s(material, len(batches))
             if number:  # the first lap warms both sides
@@ -100,16 +95,6 @@ def _written(settings: Settings, lanes: int, file_system: str) -> Row:
     )
 
 
-def _workspaces(lanes: int) -> Iterator[tuple[int, ...]]:
-    """For each lap new workspaces, one on each lane, as the sink itself will place them."""
-    placement = Placement(lanes)
-    waiting: dict[int, list[int]] = {lane: [] for lane in range(lanes)}
-    for workspace_id in count(1):
-        waiting[placement.chain_of(workspace_id)].append(workspace_id)
-        if all(waiting.values()):
-            yield tuple(held.pop(0) for held in waiting.values())
-
-
 def _open_chains(producer: Producer, batch: Batch, workspaces: Sequence[int]) -> None:
     """Let the chains create their files: one message that holds no running number."""
     end = int(batch.offsets[1])
@@ -119,21 +104,6 @@ def _open_chains(producer: Producer, batch: Batch, workspaces: Sequence[int]) ->
             schema_type=0, checksum=xxh3(batch.records[:end]),
         )  # fmt: skip
         producer.submit(Batch(header, batch.records[:end], batch.offsets[:2])).result(60)
-
-
-def _in_turn(batches: list[Batch], lanes: int) -> list[Batch]:
-    """Batches of one lane after the other, so that all lanes have work from the start."""
-    per_lane = -(-len(batches) // lanes)
-    parts = [batches[start : start + per_lane] for start in range(0, len(batches), per_lane)]
-    return [part[place] for place in range(per_lane) for part in parts if place < len(part)]
-
-
-def _path_s(producer: Producer, batches: list[Batch]) -> float:
-    began = time.perf_counter()
-    for batch in batches:
-        producer.submit(batch)
-    producer.flush(600)
-    return time.perf_counter() - began
 
 
 def _compress_s(material: Bytes, batch_count: int) -> float:

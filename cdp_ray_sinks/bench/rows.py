@@ -24,7 +24,8 @@ class Row:
     """A path's median rate beside its limit's, both taken in turn in one run.
 
     `read_back` events were found at the destination. `ratio` is path over limit, pair by
-    pair, with its spread; for times (`p50_us` …) it is path over comparison, lower is better.
+    pair, with its spread; for times (`p50_us` …) and sizes (`bytes_per_event`) it is path over
+    comparison, lower is better.
     A suspect row had a slow machine under it and proves nothing.
     """
 
@@ -45,6 +46,8 @@ class Row:
     p99_us: float | None = None
     limit_p50_us: float | None = None
     ns_per_event: float | None = None
+    bytes_per_event: float | None = None
+    limit_bytes_per_event: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, figures rounded to what means something."""

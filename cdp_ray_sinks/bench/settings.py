@@ -12,7 +12,8 @@ class Settings:
     """How much to measure, on what, and where files go.
 
     `events` per repetition, `repeat` repetitions of path and limit in turn, `calls` single
-    calls for latencies. `directory` is emptied of what the benchmark wrote.
+    calls for latencies. `directory` is emptied of what the benchmark wrote. With `has_peers`
+    other writers of the same format are measured too.
     """
 
     events: int
@@ -21,3 +22,4 @@ class Settings:
     directory: Path
     say: Callable[[str], None]
     calls: int = 300
+    has_peers: bool = False

@@ -21,6 +21,7 @@ def run_benchmarks(
     repeat: int,
     directory: Path | None,
     json_file: Path | None,
+    has_peers: bool = False,
 ) -> int:
     """Measure and print; `json_file` gets the rows too, `-` puts them on stdout instead.
 
@@ -39,6 +40,7 @@ def run_benchmarks(
             events=event_count,
             repeat=repeat,
             directory=directory,
+            has_peers=has_peers,
             say=say,
             on_row=lambda row: say(row_text(row)),
         )
@@ -84,6 +86,10 @@ def _cells(row: Row) -> list[str]:
     times = [f"{time_us:,.1f} us" for time_us in (row.p50_us, row.p99_us) if time_us is not None]
     if row.ns_per_event is not None:
         times.append(f"{row.ns_per_event:.1f} ns/event")
+    if row.bytes_per_event is not None:
+        times.append(f"{row.bytes_per_event:.1f} B/event")
+    if row.limit_bytes_per_event is not None:
+        limit += f" {row.limit_bytes_per_event:.1f} B/event"
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     if row.ratio_min is not None and row.ratio_max is not None:
         ratio += f" ({row.ratio_min:.2f}-{row.ratio_max:.2f})"

@@ -279,11 +279,14 @@ def bench(
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The rows as JSON; - is stdout.")
     ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Measure other writers of the format too.")
+    ] = False,
 ) -> None:
     """Measure sinks against what the machine allows."""
     from cdp_ray_sinks.cli.bench import run_benchmarks
 
-    raise typer.Exit(run_benchmarks(sinks or [], shape, events, repeat, directory, json))
+    raise typer.Exit(run_benchmarks(sinks or [], shape, events, repeat, directory, json, peers))
 
 
 def main() -> None:

@@ -49,8 +49,9 @@ __all__ = [
 
 KEY_PREFIX: Final = "cdp."
 SUFFIX: Final = ".parquet"
-GROUP_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Records that are decoded together, however few rows they hold; one batch may have more."""
+GROUP_BYTES_MAX: Final = 128 * 1024 * 1024
+"""Records that are decoded together, however few rows they hold; one batch may have more. The
+columns of so much end below 2 GiB, whatever hostile messages unpack to."""
 
 
 @dataclass(frozen=True, slots=True)
