@@ -152,15 +152,22 @@ def scan(
 
 @app.command()
 def query(
-    path: Annotated[Path, typer.Argument(help="A folder of Parquet files, or one of them.")],
+    place: Annotated[
+        str,
+        typer.Argument(help="A folder of Parquet files or one of them; or chdb://FOLDER, http://…"),
+    ],
     sql: Annotated[str, typer.Argument(help="SQL over events, logs, snapshots, metrics, traces.")],
     limit: Annotated[int, typer.Option(min=0, help="End a table after so many rows.")] = 1000,
     json: Json = False,
 ) -> None:
-    """Ask the Parquet files in SQL; columns workspace, date and hour come from their paths."""
+    """Ask Parquet files or ClickHouse in SQL; see the README for the tables."""
+    if place.startswith(("chdb://", "http://", "https://")):
+        from cdp_ray_sinks.cli.query_clickhouse import query_clickhouse
+
+        raise typer.Exit(query_clickhouse(place, sql, limit, json))
     from cdp_ray_sinks.cli.query import query_files
 
-    raise typer.Exit(query_files(path, sql, limit, json))
+    raise typer.Exit(query_files(Path(place), sql, limit, json))
 
 
 @app.command()

@@ -87,7 +87,7 @@ class ClickHouseClient:
     def open(self) -> None:
         """Connect. Raises ConfigError without the chdb package, or for an unknown setting."""
         if self.address.is_embedded:
-            _import_engine()
+            check_engine()
         try:
             self._client = clickhouse_connect.get_client(
                 autogenerate_session_id=False, **self.address.client_options()
@@ -174,7 +174,8 @@ def check_url(url: str) -> None:
         raise ValueError("port 0 is none to connect to")
 
 
-def _import_engine() -> None:
+def check_engine() -> None:
+    """Raise ConfigError if the embedded engine is not installed."""
     try:
         import chdb  # noqa: F401 - large, and only for those who embed it
     except ImportError as error:
