@@ -11,11 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdp_ray_sinks.writers.json_objects import ObjectReader, text_of
+from cdp_ray_sinks.writers.json_objects import ObjectReader, chunks_of, text_of
 
 LOCALE_BYTES: Final = 5
-CHUNK_EVENTS: Final = 1024
-"""So many payloads are objects at a time: they then stay in the processor's cache."""
 
 PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "device_type": ("device_type", "device.type"),
@@ -55,28 +53,23 @@ def context_columns(payloads: Sequence[bytes]) -> tuple[dict[str, pa.Array], int
     """The columns of PATHS, how many payloads could not be read, and how many locales were cut."""
     parts: list[dict[str, pa.Array]] = []
     unread_count = 0
-    for start in range(0, len(payloads), CHUNK_EVENTS):
-        objects, unread = _READER.read(payloads[start : start + CHUNK_EVENTS])
+    for chunk in chunks_of(payloads):
+        objects, unread = _READER.read(payloads[chunk])
         unread_count += len(unread)
-        found = _columns(objects)
+        found = _columns(objects, WRAPPERS)
         parts.append({name: pc.fill_null(column, "") for name, column in found.items()})
     columns = {name: pa.concat_arrays([part[name] for part in parts]) for name in PATHS}
     columns["locale"], cut = _short_locales(columns["locale"])
     return columns, unread_count, cut
 
 
-def _columns(objects: Sequence[Any]) -> dict[str, pa.Array]:
-    """The columns of PATHS; null where there is nothing."""
+def _columns(objects: Sequence[Any], wrappers: Sequence[str]) -> dict[str, pa.Array]:
+    """The columns of PATHS, looked for in the wrappers too; null where there is nothing."""
     in_columns = zip(*map(msgspec.structs.astuple, objects), strict=True)
     values = dict(zip(_FIELDS.values(), in_columns, strict=True))
     there = {key for key, column in values.items() if column.count(None) < len(column)}
-    inner = [
-        _columns(
-            [msgspec.convert(one if type(one) is dict else {}, _Context) for one in values[key]]
-        )
-        for key in WRAPPERS
-        if key in there
-    ]
+    # What is in a wrapper inside a wrapper is not looked for: clients decide how deep it is.
+    inner = [_columns(list(map(_unwrapped, values[key])), ()) for key in wrappers if key in there]
     found = {}
     for name, paths in PATHS.items():
         candidates = [_texts(values, path) for path in paths if path.split(".")[0] in there]
@@ -89,6 +82,10 @@ def _columns(objects: Sequence[Any]) -> dict[str, pa.Array]:
             filled = [pc.if_else(pc.equal(one, ""), None, one) for one in candidates]
             found[name] = pc.coalesce(*filled)
     return found
+
+
+def _unwrapped(value: Any) -> Any:
+    return msgspec.convert(value, _Context) if type(value) is dict else _Context()
 
 
 def _texts(values: Mapping[str, Sequence[Any]], path: str) -> pa.Array:

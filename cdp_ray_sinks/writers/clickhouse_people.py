@@ -20,14 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cdp_ray_sinks.writers.json_objects import ObjectReader, text_of
+from cdp_ray_sinks.writers.json_objects import ObjectReader, chunks_of, text_of
 
 NO_EMAIL: Final = "no e-mail"
 USER_IDS_MAX: Final = 65_536
 EMAIL_CHARACTERS_MAX: Final = 254
 """Longer ones are not remembered; no mail could be sent to them."""
-CHUNK_EVENTS: Final = 1024
-"""So many payloads are objects at a time: they then stay in the processor's cache."""
 
 _NAMESPACE: Final = uuid.NAMESPACE_DNS.bytes
 _READER: Final = ObjectReader(dict[str, Any])
@@ -89,8 +87,8 @@ def people_rows(
     """
     refused: dict[int, str] = {}
     found: dict[str, list[TableColumns]] = {}
-    for start in range(0, len(payloads), CHUNK_EVENTS):
-        people = _people(payloads[start : start + CHUNK_EVENTS], start, refused)
+    for chunk in chunks_of(payloads):
+        people = _people(payloads[chunk], chunk.start, refused)
         if people.events:
             for table, rows in _tables(people, devices, times, user_ids).items():
                 found.setdefault(table, []).append(rows)

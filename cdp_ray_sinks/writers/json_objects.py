@@ -7,10 +7,11 @@ surrogate pairs (a name cut inside an emoji) become U+FFFD, and a byte order mar
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+import numpy as np
 
 Kind = TypeVar("Kind")
 
@@ -18,10 +19,27 @@ NO_PAYLOAD: Final = "no payload"
 NOT_JSON: Final = "payload is not JSON"
 NOT_AN_OBJECT: Final = "payload is JSON, but not an object"
 
+CHUNK_PAYLOADS: Final = 1024
+CHUNK_BYTES: Final = 1024 * 1024
+
 _NOT_READ: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PAIR: Final = r"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _HALF: Final = r"u[dD][89a-fA-F][0-9a-fA-F]{2}"
 _ESCAPES: Final = re.compile(rf"\\(?:({_PAIR})|({_HALF})|.)", re.DOTALL)
+
+
+def chunks_of(payloads: Sequence[bytes]) -> Iterator[slice]:
+    """Where to cut payloads so that their objects stay in the processor's cache.
+
+    Each part has at most CHUNK_PAYLOADS, and CHUNK_BYTES unless a single one has more.
+    """
+    ends = np.cumsum(np.fromiter(map(len, payloads), np.int64, len(payloads)))
+    start, start_bytes = 0, 0
+    while start < len(payloads):
+        fitting = int(np.searchsorted(ends, start_bytes + CHUNK_BYTES, "right"))
+        end = min(max(fitting, start + 1), start + CHUNK_PAYLOADS, len(payloads))
+        yield slice(start, end)
+        start, start_bytes = end, int(ends[end - 1])
 
 
 class ObjectReader(Generic[Kind]):

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from cdp_ray_sinks.writers.clickhouse_context import (
-    CHUNK_EVENTS,
     PATHS,
     context_columns,
     short_locale,
 )
+from cdp_ray_sinks.writers.json_objects import CHUNK_PAYLOADS
 
 
 def row_of(found: Any) -> dict[str, str]:
@@ -48,6 +48,13 @@ def test_the_first_name_that_says_something_counts(column: str) -> None:
     if second and "." not in second:
         assert row_of({first: "one", second: "two"}) == {column: "one"}
         assert row_of({first: "", second: "two"}) == {column: "two"}
+
+
+def test_wrappers_are_opened_once() -> None:
+    """However deep a client nests them."""
+    assert row_of({"context": {"_context": {"os": "deep"}, "city": "x"}}) == {"city": "x"}
+    deep = b'{"_context":' * 400 + b'{"os":"deep"}' + b"}" * 400
+    assert row_of(deep[:-1] + b',"city":"x"}') == {"city": "x"}
 
 
 @pytest.mark.parametrize(
@@ -85,17 +92,17 @@ def test_what_is_no_object_is_empty_and_counted(payload: bytes) -> None:
 
 def test_rows_stay_in_order_over_chunks() -> None:
     """Each row has its own values, in columns that some chunks do not have at all."""
-    count = 2 * CHUNK_EVENTS + 5
+    count = 2 * CHUNK_PAYLOADS + 5
     payloads = [
-        json.dumps({"city": str(place)} if place < CHUNK_EVENTS else {"region": place}).encode()
+        json.dumps({"city": str(place)} if place < CHUNK_PAYLOADS else {"region": place}).encode()
         for place in range(count)
     ]
     columns, _, _ = context_columns(payloads)
     assert columns["city"].to_pylist() == [
-        str(place) if place < CHUNK_EVENTS else "" for place in range(count)
+        str(place) if place < CHUNK_PAYLOADS else "" for place in range(count)
     ]
     assert columns["region"].to_pylist() == [
-        "" if place < CHUNK_EVENTS else str(place) for place in range(count)
+        "" if place < CHUNK_PAYLOADS else str(place) for place in range(count)
     ]
     assert {column.null_count for column in columns.values()} == {0}
 

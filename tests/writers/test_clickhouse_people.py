@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp_ray_sinks.writers import clickhouse_people
-from cdp_ray_sinks.writers.clickhouse_people import CHUNK_EVENTS, UserIds, people_rows
+from cdp_ray_sinks.writers.clickhouse_context import context_columns
+from cdp_ray_sinks.writers.clickhouse_people import UserIds, people_rows
+from cdp_ray_sinks.writers.json_objects import CHUNK_PAYLOADS
 
 
 def made_of(*payloads: bytes) -> tuple[dict[str, Any], dict[int, str]]:
@@ -120,7 +122,7 @@ def test_traits_of_every_type_are_text(value: bytes, text: str) -> None:
 
 def test_traits_belong_to_their_users() -> None:
     """Also where some events have none, are refused, or lie in another chunk."""
-    count = 2 * CHUNK_EVENTS + 7
+    count = 2 * CHUNK_PAYLOADS + 7
     payloads = [
         b"{}" if place % 5 == 3 else json.dumps(
             {"email": f"u{place}", **{f"k{n}": place for n in range(place % 4)}}
@@ -204,6 +206,22 @@ def test_what_the_javascript_clients_say_of_people(
     assert refused == {}
     assert made["users_v1"][0]["email"] == email
     assert traits_of(payload.encode()) == traits
+
+
+def test_no_depth_is_too_much() -> None:
+    """However deep a trait is nested, it is its text, or its event is refused; nothing crashes."""
+    found = set()
+    for depth in [*range(0, 900, 100), *range(900, 1100, 1), 50_000]:
+        value = "[" * depth + "0" + "]" * depth
+        for form in ('{"email":"a@b","t":%s}', '{"email":"a@b","traits":{"t":%s}}'):
+            made, refused = made_of((form % value).encode(), b'{"email":"b@c"}')
+            assert [row["email"] for row in made["users_v1"]][-1] == "b@c"
+            assert refused in ({}, {0: "payload is not JSON"})
+            assert refused or made["user_traits"][0]["trait_value"] == value
+            found.add(bool(refused))
+        context, unread, _ = context_columns([b'{"context":{"os":' + value.encode() + b"}}"])
+        assert (unread, context["os_version"].to_pylist()) in [(0, [""]), (1, [""])]
+    assert found == {True, False}
 
 
 def test_many_traits_are_as_many_rows() -> None:

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp_ray_sinks.writers.json_objects import (
+    CHUNK_BYTES,
+    CHUNK_PAYLOADS,
     NO_PAYLOAD,
     NOT_AN_OBJECT,
     NOT_JSON,
     ObjectReader,
+    chunks_of,
     text_of,
 )
 
@@ -133,6 +136,28 @@ def test_the_text_of_a_value_is_its_json(value: Any) -> None:
         else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     )
     assert text_of(value) == expected
+
+
+@given(
+    lengths=st.lists(
+        st.sampled_from(
+            [0, 1, 100, CHUNK_BYTES // 2, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1]
+        )
+    ),
+    repeated=st.integers(1, 3000),
+)
+def test_chunks_are_all_of_it_and_bounded(lengths: list[int], repeated: int) -> None:
+    """One behind the other, none empty, none too large unless it is one payload."""
+    payloads = [bytes(length) for length in lengths] + [b"ten bytes."] * repeated
+    place = 0
+    for chunk in chunks_of(payloads):
+        part = payloads[chunk]
+        assert chunk.start == place
+        assert 0 < len(part) <= CHUNK_PAYLOADS
+        assert sum(map(len, part)) <= CHUNK_BYTES or len(part) == 1
+        place = chunk.stop
+    assert place == len(payloads)
+    assert list(chunks_of([])) == []
 
 
 def test_a_struct_takes_its_own_keys() -> None:
