@@ -292,10 +292,7 @@ class ClickHouseSink:
         )
         if made.blocks:
             self._store.add(made)
-        for name, count in {**counts.left_out, **counts.other_batches}.items():
-            self._counters[f"left_out_{name}"] += count
-        self._counters["times_cut"] += counts.times_cut
-        self._counters["locales_cut"] += counts.locales_cut
+        self._counters.update(counts.named())
         return made
 
 

@@ -76,6 +76,17 @@ class RowCounts:
     contexts_unread: int = 0
     pattern_ids_lost: int = 0
 
+    def named(self) -> dict[str, int]:
+        """All of them under one name each, as a sink's counters have them."""
+        return {
+            **{f"left_out_{kind}": count for kind, count in self.left_out.items()},
+            **{f"left_out_{schema}_batches": n for schema, n in self.other_batches.items()},
+            "times_cut": self.times_cut,
+            "locales_cut": self.locales_cut,
+            "contexts_unread": self.contexts_unread,
+            "pattern_ids_lost": self.pattern_ids_lost,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class MadeRows:

@@ -315,6 +315,16 @@ def test_batches_of_other_schemas_are_counted_by_name(oracle: Any) -> None:
     assert (made.tables, made.problems) == ({}, [])
 
 
+def test_counts_have_a_name_each(oracle: Any) -> None:
+    """Events and batches of no known kind are told apart."""
+    other = oracle.batch([b"x"], 0)
+    made = RowMaker().rows_of([oracle.batch([oracle.build_rows([event(0)])]), other, other])
+    assert {name: count for name, count in made.counts.named().items() if count} == {
+        "left_out_unknown": 1,
+        "left_out_unknown_batches": 2,
+    }
+
+
 @pytest.mark.parametrize(
     ("time", "expected", "cut"),
     [
