@@ -15,6 +15,7 @@ Names and meanings are those of `sinks/clickhouse_sql/tables.sql`. How Arrow typ
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -90,6 +91,8 @@ MONTH_COLUMNS: Final[Mapping[str, str]] = {
 }
 """The column that a table is partitioned by, as `toYYYYMM(…)`; the others are not."""
 
+_UTC_NAMES: Final = {"UTC", "Etc/UTC", "Zulu", "Etc/Zulu", "UCT", "Etc/UCT", "Universal"}
+
 TIME_MS_MAX: Final = 10_413_791_999_999
 """2299-12-31 23:59:59.999 UTC, the last that DateTime64(3) promises to hold."""
 
@@ -146,7 +149,8 @@ def split_by_month(rows: TableRows, zone: str = "UTC") -> list[TableRows]:
     """The rows of each month apart, oldest month first, in their order; never an empty one.
 
     ClickHouse refuses an INSERT that touches more than 100 partitions. `zone` is the server's
-    time zone, in which it reckons months. A table without partitions stays in one piece.
+    time zone, in which it reckons months; one that this machine does not know is taken for
+    UTC. A table without partitions stays in one piece.
     """
     if not rows.rows.num_rows:
         return []
@@ -171,8 +175,15 @@ def split_by_month(rows: TableRows, zone: str = "UTC") -> list[TableRows]:
 
 def _months(times: Any, zone: str) -> NDArray[np.int64]:
     """Months since year 0 of each time, in that zone."""
-    local = times.cast(pa.timestamp("ms", zone))
-    months = pc.add(pc.multiply(pc.year(local), 12), pc.month(local))
+    if zone not in _UTC_NAMES:
+        # A machine may lack the zone, or all of them.
+        with suppress(pa.ArrowInvalid):
+            return _months_of(times.cast(pa.timestamp("ms", zone)))
+    return _months_of(times)
+
+
+def _months_of(times: Any) -> NDArray[np.int64]:
+    months = pc.add(pc.multiply(pc.year(times), 12), pc.month(times))
     return np.asarray(months.to_numpy(zero_copy_only=False))
 
 

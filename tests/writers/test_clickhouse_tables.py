@@ -94,6 +94,15 @@ def test_the_first_and_the_last_moment_of_a_month() -> None:
         assert [part.messages.tolist() for part in parts] == [[1], [0, 2]]
 
 
+def test_an_unknown_zone_is_taken_for_utc() -> None:
+    """A server may be in a zone that this machine has never heard of."""
+    times = [month_start(2026, 5) - 1, month_start(2026, 5)]
+    for zone in ("Mars/Olympus", "", "Etc/UTC"):
+        parts = split_by_month(rows_at("events_v1", times), zone)
+        assert [part.messages.tolist() for part in parts] == [[0], [1]]
+    assert len(split_by_month(rows_at("events_v1", times), "Asia/Tokyo")) == 1
+
+
 def test_two_hundred_months_in_any_order() -> None:
     """As many parts, and each takes only its own words along."""
     months = [(2000 + n // 12, 1 + n % 12) for n in range(200)]
