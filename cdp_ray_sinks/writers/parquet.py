@@ -44,6 +44,7 @@ __all__ = [
     "PreparedRows",
     "RowCounts",
     "RowlessMessage",
+    "groups_of",
     "read_footer",
 ]
 
@@ -145,7 +146,7 @@ class ParquetFile:
         self._check_stream(batches)
         damaged: list[RowlessMessage] = []
         rows, messages, row_groups = 0, 0, 0
-        for first, end in _groups(batches, self._settings.row_group_rows):
+        for first, end in groups_of(batches, self._settings.row_group_rows):
             prepared = self.prepare(batches[first:end], self._buffers)
             row_groups += self.write(prepared)
             rows, messages = rows + prepared.rows, messages + prepared.messages
@@ -268,8 +269,11 @@ class _Lent:
         self.closed = True
 
 
-def _groups(batches: Sequence[Batch], rows_max: int) -> Iterator[tuple[int, int]]:
-    """Ranges of batches that are decoded together: a row group's worth, at least one batch."""
+def groups_of(batches: Sequence[Batch], rows_max: int) -> Iterator[tuple[int, int]]:
+    """Ranges of batches to be decoded together: a row group's worth, at least one batch.
+
+    A range is (first, end); the headers are believed as far as they size it.
+    """
     first, rows, record_bytes = 0, 0, 0
     for place, batch in enumerate(batches):
         more_rows = max(batch.header.event_count, len(batch.offsets) - 1)
