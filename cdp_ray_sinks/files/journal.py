@@ -42,6 +42,8 @@ class Journal:
         limits: GroupLimits,
     ) -> None:
         self.damage: list[Damage] = []
+        self.problem: str | None = None
+        """Why something could not be published when the chain was closed."""
         self._workspace_id = workspace_id
         self._directory = base / JOURNAL_DIRECTORY / str(workspace_id)
         self._published_directory = base / str(workspace_id)
@@ -137,6 +139,8 @@ class Journal:
         """Wait until all that is sealed is published, or can't be for now."""
         publications = list(self._publications.values())
         self._publisher.join(publications)
+        problems = map(self._publisher.problem_of, publications)
+        self.problem = next(filter(None, problems), None)
         self._publisher.drop(publications)
         self.tick()
 

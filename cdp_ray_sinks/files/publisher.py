@@ -61,6 +61,11 @@ class Publisher:
         with self._changed:
             return next(iter(self._failing.values()), None)
 
+    def problem_of(self, publication: Publication) -> str | None:
+        """What keeps that segment from being published at the moment."""
+        with self._changed:
+            return self._failing.get(publication)
+
     def note(self, publication: Publication, confirmed: Totals) -> None:
         """So much of a segment is committed."""
         with self._changed:

@@ -225,15 +225,17 @@ class ParquetSink(FileSink):
         opened again.
         """
         try:
-            self.flush()
+            if self._direct is not None:
+                self._direct.flush()
         finally:
             try:
                 super().close()
             finally:
-                problem = self._publisher.problem
                 self._publisher.close()
                 if self._direct is not None:
                     self._direct.close()
+        problems = (journal.problem for journal in self._journals.values())
+        problem = next(filter(None, problems), None)
         if problem is not None:
             raise TransientError(problem)
 
