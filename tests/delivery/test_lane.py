@@ -131,9 +131,13 @@ def test_what_queues_up_during_a_flush_is_one_commit(bench: Bench) -> None:
     """Group commit: five pushes that wait share the next flush."""
     bench.sink.gate.clear()
     with ThreadPoolExecutor(8) as threads:
-        answers = [
-            threads.submit(bench.lane.push, "r", 1, number, [], [make_batch(number)])
-            for number in range(1, 7)
+        push = bench.lane.push
+        answers = [threads.submit(push, "r", 1, 1, [], [make_batch(1)])]
+        while not bench.sink.written:
+            pass
+        answers += [
+            threads.submit(push, "r", 1, number, [], [make_batch(number)])
+            for number in range(2, 7)
         ]
         while bench.lane.queued_bytes() < 60:
             pass
