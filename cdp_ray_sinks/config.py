@@ -252,12 +252,22 @@ class PipelineConfig(Section):
             for key, path in paths_in(source).items()
             if not has_placeholder(str(path)) and not path.exists()
         ]
+        found += [
+            f"sinks.{name}.{text}"
+            for name, sink in self.active_sinks().items()
+            for text in sink.warnings()
+        ]
         if not table.default:
             found.append("routing.default: all its sinks are disabled; such batches are dropped")
         for place, rule in enumerate(table.rules):
             where = f"routing.rules[{place}]"
             if not rule.sinks:
                 found.append(f"{where}: all its sinks are disabled; what matches is dropped")
+            for name in rule.sinks:
+                taken = self.sinks[name].schemas
+                if taken and rule.match.schemas and not taken & rule.match.schemas:
+                    kinds = ", ".join(SchemaType(kind).name.lower() for kind in sorted(taken))
+                    found.append(f"{where}.sinks: {name!r} keeps only {kinds}; nothing of this")
             for source in sorted(rule.match.sources - self.active_sources().keys()):
                 hint = did_you_mean(source, self.active_sources())
                 found.append(f"{where}.match.source = {source!r}: no such source enabled{hint}")

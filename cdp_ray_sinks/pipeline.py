@@ -125,9 +125,9 @@ class Pipeline:
             if self.config.active_sources():
                 warm_kernels(self._report)
             memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            self._supervisor.start_sinks(
-                chain_actors_max(self.config, memory_bytes, os.cpu_count() or 1)
-            )
+            actors_max = chain_actors_max(self.config, memory_bytes, os.cpu_count() or 1)
+            for note in self._supervisor.start_sinks(actors_max):
+                self._report(note)
             self._supervisor.start_router()
             self._began_s = time.monotonic()
             self._supervisor.start_sources()

@@ -75,6 +75,10 @@ class Lab:
         self._sinks.append(made)
         return made
 
+    def now_ms(self) -> int:
+        """The time by the sinks' clock."""
+        return SystemClock().now_ms()
+
     def pause(self, duration_s: float) -> None:
         """Let the threads go on."""
         time.sleep(duration_s)

@@ -16,7 +16,7 @@ import pyarrow as pa
 def dataset_written_s(
     blocks: Sequence[pa.Table], directory: Path, options: dict[str, Any]
 ) -> float:
-    """Seconds that Ray Data takes to put these blocks and write them with `write_parquet`.
+    """Seconds that `Dataset.write_parquet` takes for blocks that are in the object store.
 
     `options` are those of `pyarrow.parquet.ParquetWriter`; the files are removed. Uses the
     cluster that the process is connected to.
@@ -28,8 +28,8 @@ def dataset_written_s(
             import ray.data
 
             ray.data.DataContext.get_current().enable_progress_bars = False
+            dataset = ray.data.from_arrow(list(blocks)).materialize()
             began = time.perf_counter()
-            dataset = ray.data.from_arrow(list(blocks))
             dataset.write_parquet(str(directory), **options)
             taken_s = time.perf_counter() - began
     finally:

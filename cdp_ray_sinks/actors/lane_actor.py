@@ -24,7 +24,7 @@ from cdp_ray_sinks.delivery.wire import decode_call, encode_answer
 from cdp_ray_sinks.errors import ConfigError, SinkError, TransientError
 from cdp_ray_sinks.metrics import MetricsSnapshot
 from cdp_ray_sinks.placeholders import resolved
-from cdp_ray_sinks.sinks.base import SinkContext
+from cdp_ray_sinks.sinks.base import HasNotes, Sink, SinkContext
 
 CONCURRENCY_GROUPS = {"data": 16, "control": 4, "lines": 1}
 
@@ -42,6 +42,7 @@ class LaneActor:
         has_lines = spec.config.prints_lines
         self._lines = LineBuffer(random.getrandbits(62) + 1) if has_lines else None
         self._lane: Lane | None = None
+        self._sink: Sink | None = None
         self._opener = threading.Thread(target=self._open, name="lane-opener", daemon=True)
         self._opener.start()
 
@@ -55,7 +56,7 @@ class LaneActor:
             held_bytes_max=self._spec.held_bytes_max,
             held_batches_max=self._spec.held_batches_max,
         )
-        sink = config.build(context)
+        self._sink = sink = config.build(context)
         dead_letters = DeadLetterArchive(
             Path(self._spec.dead_letter_dir), self._spec.sink_name, self._clock
         )
@@ -89,14 +90,21 @@ class LaneActor:
         """Called once the sink is open."""
 
     @ray.method(concurrency_group="control")
-    def ready(self, timeout_s: float) -> None:
-        """Return once the sink is open. Raises what keeps it from opening."""
+    def ready(self, timeout_s: float, may_be_away: bool = False) -> list[str]:
+        """Return once the sink is open: what somebody should know, a sentence each.
+
+        Raises what keeps it from opening; if that may heal and the sink `may_be_away`, it
+        returns with the reason instead.
+        """
         waited_s = 0.0
         while not self._opened.wait(0.05):
             waited_s += 0.05
             error = self._open_error
             if isinstance(error, ConfigError) or (error is not None and waited_s >= timeout_s):
+                if may_be_away and not isinstance(error, ConfigError):
+                    return [f"not to be had, its batches are spooled: {error}"]
                 raise ConfigError(f"sink {self._spec.sink_name!r}: {error}")
+        return list(self._sink.notes) if isinstance(self._sink, HasNotes) else []
 
     @ray.method(concurrency_group="control")
     def hello(self, router_id: str, session: int) -> None:

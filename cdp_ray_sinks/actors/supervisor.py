@@ -28,6 +28,7 @@ from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.sinks.base import SinkConfig
 
 READY_TIMEOUT_S = 60.0
+SPOOLED_TIMEOUT_S = 10.0  # for a sink with a spool, which may be away later too
 REPORT_TIMEOUT_S = 10.0
 CLOSE_IDLE_MS_MAX = 30_000
 CLOSE_SPOOL_MS_MAX = 2_000
@@ -95,12 +96,12 @@ class Supervisor:
 
     # -- start ------------------------------------------------------------------------
 
-    def start_sinks(self, actors_max: int) -> None:
-        """Create every sink's actors and wait until the sinks are open.
+    def start_sinks(self, actors_max: int) -> list[str]:
+        """Create every sink's actors and wait until the sinks are open; what is to be said.
 
         Raises ConfigError with the sink's own words when one can't be opened.
         """
-        opening = []
+        opening: list[Any] = []
         for name, config in self._config.active_sinks().items():
             if config.one_lane_per_workspace:
                 spec = SinkSpec(
@@ -109,16 +110,18 @@ class Supervisor:
                 self._sink_actors[name] = self._create(SinkActor, spec.name, spec)
                 self._chains[name], self._assigned[name] = {}, {}
                 self._retired_at_s[name] = time.monotonic()
-                opening.append(self._create_chain(name, config, 0))
+                lane = self._create_chain(name, config, 0)
             else:
                 lane = self._create_lane(self._sink_actor_name(name), "sink", name, config)
                 self._lanes[name] = lane
-                opening.append(lane)
-            if config.on_full == "spool":
+            is_spooled = config.on_full == "spool"
+            wait_s = SPOOLED_TIMEOUT_S if is_spooled else READY_TIMEOUT_S
+            opening.append((name, lane.ready.remote(wait_s, is_spooled)))
+            if is_spooled:
                 self._spools[name] = self._create_spool(name, config)
-                opening.append(self._spools[name])
+                opening.append((name, self._spools[name].ready.remote(READY_TIMEOUT_S)))
         try:
-            ray.get([lane.ready.remote(READY_TIMEOUT_S) for lane in opening])
+            notes = [(name, note) for name, ref in opening for note in ray.get(ref)]
         except ConfigError as error:
             raise ConfigError(str(getattr(error, "cause", error))) from None
         for name, lane in self._lanes.items():
@@ -131,6 +134,7 @@ class Supervisor:
             )
             watcher.start()
             self._watchers.append(watcher)
+        return [f"sink {name!r}: {note}" for name, note in notes]
 
     def start_router(self) -> None:
         """Create the router over the sinks' actors."""

@@ -76,6 +76,14 @@ class CommitsInTurn(Protocol):
 
 
 @runtime_checkable
+class HasNotes(Protocol):
+    """A sink that looks at its destination while it is opened."""
+
+    notes: Sequence[str]
+    """What somebody should know of it, a sentence each; known once it is open."""
+
+
+@runtime_checkable
 class RefusesLate(Protocol):
     """A sink that finds out only in a flush what it will never take."""
 
@@ -125,6 +133,8 @@ class SinkConfig(BaseModel):
     """True for sinks that write files: each workspace has a chain of its own."""
     prints_lines: ClassVar[bool] = False
     """True for sinks whose lines the driver prints."""
+    schemas: ClassVar[frozenset[int]] = frozenset()
+    """The schemas of which the sink keeps something; empty for all."""
 
     type: str
     enabled: bool = True
@@ -135,6 +145,10 @@ class SinkConfig(BaseModel):
     spool_bytes_max: int = Field(default=10 * 1024**3, ge=1024 * 1024)
     spool_age_h_max: int = Field(default=168, ge=1)
     spool_full: Literal["block", "drop_oldest", "drop_newest"] = "block"
+
+    def warnings(self) -> list[str]:
+        """Options that are allowed and yet probably not meant: key, and why."""
+        return []
 
     def build(self, context: SinkContext) -> Sink:
         """The live sink; nothing is opened yet."""

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId
+from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.errors import ConfigError, RefusedMessagesError, TerminalError
 from cdp_ray_sinks.files.generation_file import WHOLE_MESSAGE, Generation, Refusal
 from cdp_ray_sinks.files.generation_store import GenerationStore
 from cdp_ray_sinks.files.ledger import Ledger
+from cdp_ray_sinks.placeholders import has_placeholder
 from cdp_ray_sinks.sinks.base import SinkConfig, SinkContext
 from cdp_ray_sinks.sinks.clickhouse_blocks import BlockMaker, Filling
 from cdp_ray_sinks.sinks.clickhouse_check import check_tables, create_tables
@@ -47,6 +49,8 @@ class ClickHouseConfig(SinkConfig):
     letters after so many. `all_events` puts GROUP, ALIAS and ENRICH events into events_v1.
     `settings` go with each insert.
     """
+
+    schemas: ClassVar[frozenset[int]] = frozenset({SchemaType.EVENT, SchemaType.LOG})
 
     type: Literal["clickhouse"] = "clickhouse"
     on_full: Literal["block", "spool", "drop"] = "spool"
@@ -77,6 +81,21 @@ class ClickHouseConfig(SinkConfig):
         if url.startswith(EMBEDDED):
             return EMBEDDED + str(Path(url.removeprefix(EMBEDDED)).expanduser().absolute())
         return url.rstrip("/")
+
+    def warnings(self) -> list[str]:
+        """What is told by `validate`."""
+        password = self.password.get_secret_value()
+        found = []
+        if password and not has_placeholder(password):
+            found.append("password: stands in the file; ${NAME} or ${file:PATH} keeps it out")
+        if password and self.url.startswith("http://"):
+            found.append(f"url = {self.url!r}: the password goes over the network in clear")
+        if self.rows_per_insert < 10_000:
+            found.append(
+                f"rows_per_insert = {self.rows_per_insert}: many small inserts are what "
+                "ClickHouse is slowest at"
+            )
+        return found
 
     def address(self) -> Address:
         """The same, as the client takes it."""

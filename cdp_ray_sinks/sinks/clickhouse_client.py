@@ -98,6 +98,11 @@ class ClickHouseClient:
         unknown = [name for name in self._settings if name not in known]
         if unknown:
             raise ConfigError(f"settings: ClickHouse has no setting {unknown[0]!r}")
+        if known["insert_deduplication_token"].readonly:
+            raise ConfigError(
+                f"user {self.address.username!r} may not change settings (readonly), as each "
+                "insert has to"
+            )
         own = {name: value for name, value in _OWN_SETTINGS.items() if name in known}
         self._insert_settings = {**self._settings, **own}
         self.version = str(self._client.server_version)

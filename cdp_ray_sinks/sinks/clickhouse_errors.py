@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from clickhouse_connect.driver.exceptions import Error, OperationalError
+from clickhouse_connect.driver.exceptions import Error, OperationalError, ProgrammingError
 
 from cdp_ray_sinks.errors import ConfigError, SinkError, TransientError
 
@@ -176,6 +176,8 @@ def clickhouse_error(error: Error) -> ClickHouseError:
     if code is None and isinstance(error, OperationalError):
         return ClickHouseError(_transport_text(error), None, Cure.WAIT, True)
     text = _server_text(str(error))
+    if isinstance(error, ProgrammingError) and code is None:  # the library's own: nothing was sent
+        return ClickHouseError(text, None, Cure.CONFIGURE, False)
     if code is None:
         return ClickHouseError(text, None, Cure.UNKNOWN, True)
     return ClickHouseError(text, code, cure_of(code, str(error)), code in _MAYBE_WRITTEN)

@@ -48,3 +48,65 @@ def test_every_kind_lands_in_its_tables(lab: Any) -> None:
         ("ERROR", "checkout", '"it broke"')
     ]
     assert sink.counters()["left_out_group"] == 1
+
+
+def test_ids_land_as_text_where_bytes_would_not(lab: Any) -> None:
+    """Servers that read the sixteen bytes otherwise get hyphenated text."""
+    sink = lab.sink()
+    sink._blocks._text_ids = {"events_v1": frozenset({"device_id", "session_id"})}
+    sink.write(lab.numbered(0, 300))
+    sink.flush()
+    other = lab.sink("other")
+    other.write(lab.numbered(0, 300))
+    other.flush()
+    sql = "SELECT count() AS n, device_id, session_id FROM {db}.events_v1 GROUP BY 2, 3"
+    assert lab.query(f"SELECT count(), min(n), max(n) FROM ({sql})") == [(300, 2, 2)]
+
+
+def test_tables_that_forget_inserts_are_told_of(lab: Any) -> None:
+    """With the statement that helps; nobody changes the tables of others unasked."""
+    lab.sink().close()
+    lab.command("ALTER TABLE {db}.users_v1 RESET SETTING non_replicated_deduplication_window")
+    lab.command("DROP TABLE {db}.logs_v1 SYNC")
+    lab.command(
+        "CREATE TABLE {db}.logs_v1 (timestamp DateTime64(3), level String, source String, "
+        "service String, session_id UUID, source_ip FixedString(16), "
+        "pattern_id Nullable(UInt64), message String, _raw String) ENGINE = Null"
+    )
+    sink = lab.sink()
+    users, logs = sorted(sink.notes, reverse=True)
+    assert "users_v1: repeated inserts are not recognised, rows land at least once" in users
+    assert "MODIFY SETTING non_replicated_deduplication_window = 10000" in users
+    assert "logs_v1: engine Null does not recognise repeated inserts" in logs
+
+
+def test_a_thousand_rows_an_insert_if_that_is_wanted(lab: Any) -> None:
+    """As small as other software sends them."""
+    sink = lab.sink(rows_per_insert=1000)
+    for start in range(0, 10_000, 500):
+        sink.write(lab.numbered(start, 500))
+    sink.write(lab.numbered(10_000, 3500))
+    sink.flush()
+    assert lab.landed() == (13_500, 13_500)
+    assert sink.counters()["inserts"] == 14
+    assert sink.counters()["events_v1_rows"] == 13_500
+
+
+def test_rows_are_answered_for_without_a_flush(lab: Any) -> None:
+    """What has lingered is inserted by itself; a full generation does not wait for it."""
+    sink = lab.sink(linger_ms=100, rows_per_insert=1000)
+    batches = [lab.numbered(0, 10), lab.numbered(10, 1000), lab.numbered(1010, 10)]
+    sink.write(batches[0])
+    assert 0 < sink.due_in_ms(lab.now_ms()) <= 100
+    sink.write(batches[1])
+    found: list[Any] = []
+    lab.wait(lambda: not sink.due_in_ms(lab.now_ms()) and not found.extend(sink.committed()))
+    assert found == [batch.header.batch_id for batch in batches[:2]]
+    sink.write(batches[2])
+    assert sink.committed() == []
+    lab.pause(0.1)
+    lab.wait(lambda: bool(found.extend(sink.committed()) or len(found) == 3))
+    assert lab.landed() == (1020, 1020)
+    assert all(
+        sink.ledger_for(1).has(*batch.header.batch_id, batch.header.checksum) for batch in batches
+    )
