@@ -17,7 +17,7 @@ from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.delivery.backoff import Backoff, RetryTimer
 from cdp_ray_sinks.delivery.burial import Burial
 from cdp_ray_sinks.delivery.lane_items import DeadLetters, LaneItem, LaneStream, PushAnswer
-from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, REFUSED, Low
+from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DROPPED, DURABLE, REFUSED, Low
 from cdp_ray_sinks.delivery.turns import Turns
 from cdp_ray_sinks.errors import (
     BatchConflictError,
@@ -53,7 +53,6 @@ class Lane:
     ) -> None:
         self._sink = sink
         self._clock = clock
-        self._dead_letters = dead_letters
         self._by_workspace = by_workspace
         self._retry = RetryTimer(backoff or Backoff(), random)
         self._turns = Turns()
@@ -66,6 +65,7 @@ class Lane:
         self._streams: dict[int, LaneStream] = {}
         self._flush_at_ms = 0
         self._broken: SinkError | None = None
+        self._unclosed: SinkError | None = None
         self._is_abandoned = False
         self._tick_error: str | None = None
         self.metrics = SinkMetrics()
@@ -134,7 +134,7 @@ class Lane:
         return next(waiting, self._tick_error)
 
     def close(self, deadline_ms: int) -> bool:
-        """Take no more, settle what is queued, close the sink; False if time ran out.
+        """Take no more, settle what is queued, close the sink; False if that failed or took long.
 
         Batches unsettled at the deadline are answered with TransientError.
         """
@@ -142,7 +142,7 @@ class Lane:
             self._closing = True
             self._changed.notify()
         self._writer.join(max(0, deadline_ms) / 1000)
-        is_closed = not self._writer.is_alive()
+        is_closed = not self._writer.is_alive() and self._unclosed is None
         self._is_abandoned = True
         return is_closed
 
@@ -232,11 +232,13 @@ class Lane:
                 self._answer([(push, place)], REFUSED)
             return
         self.metrics.add(batches_received=1)
+        low = lows.get((header.producer, header.epoch), 0)
         try:
+            if self._burial.has(header, low):
+                self._answer([(push, place)], DEAD_LETTERED)
+                return
             ledger = self._ledger(header.workspace_id)
-            ledger.raise_low(
-                header.producer, header.epoch, lows.get((header.producer, header.epoch), 0)
-            )
+            ledger.raise_low(header.producer, header.epoch, low)
             if ledger.has(header.producer, header.epoch, header.sequence, header.checksum):
                 self.metrics.add(duplicates=1)
                 self._answer([(push, place)], DURABLE)
@@ -349,18 +351,16 @@ class Lane:
         self._retry.failed(self._clock.monotonic_ms(), asked_ms)
 
     def _settle_item(self, item: LaneItem, now_ms: int) -> None:
-        header = item.batch.header
-        del self._open[header.batch_id]
+        h = item.batch.header
+        del self._open[h.batch_id]
         if not isinstance(self._sink, KeepsLedger):
-            self._own_ledger.add(
-                header.producer, header.epoch, header.sequence, header.checksum, now_ms
-            )
+            self._own_ledger.add(h.producer, h.epoch, h.sequence, h.checksum, now_ms)
         if item.outcome == DURABLE:
             self.metrics.add(
                 batches_written=1,
-                messages_written=header.message_count,
-                events_written=header.event_count,
-                bytes_written=header.record_bytes,
+                messages_written=h.message_count,
+                events_written=h.event_count,
+                bytes_written=h.record_bytes,
             )
         self._answer(item.waiting, item.outcome)
 
@@ -394,6 +394,7 @@ class Lane:
     def _close_sink(self) -> None:
         try:
             self._sink.close()
-            self._dead_letters.close()
+            self._burial.close()
         except (SinkError, OSError) as error:
-            self._broken = error if isinstance(error, SinkError) else TransientError(str(error))
+            told = error if isinstance(error, SinkError) else TransientError(str(error))
+            self._broken = self._unclosed = told

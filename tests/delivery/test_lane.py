@@ -409,3 +409,27 @@ def test_an_empty_push_is_answered_at_once(bench: Bench) -> None:
     """It keeps its number and settles nothing."""
     assert bench.push() == []
     assert bench.push(make_batch(0)) == [DURABLE]
+
+
+def test_a_dead_letter_that_is_asked_for_again_is_not_kept_twice(bench: Bench) -> None:
+    """Its outcome is remembered, as that of a durable batch is by the ledger."""
+
+    def fails(batch: Batch) -> None:
+        raise TerminalError("never")
+
+    bench.sink.fail_write = fails
+    assert bench.push(make_batch(0)) == [DEAD_LETTERED]
+    assert bench.push(make_batch(0)) == [DEAD_LETTERED]
+    assert len(bench.dead_letters.buried) == 1
+    assert bench.push(make_batch(0, checksum=9)) == [REFUSED]
+
+
+def test_a_sink_that_cannot_be_closed_is_told(bench: Bench) -> None:
+    """What it kept back is owed: the drain must not pass over it."""
+
+    def close() -> None:
+        raise TransientError("can't publish")
+
+    bench.sink.close = close  # type: ignore[method-assign]
+    assert not bench.lane.close(5_000)
+    assert bench.lane.last_error() == "can't publish"
