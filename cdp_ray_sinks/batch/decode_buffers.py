@@ -64,7 +64,8 @@ class DecodeBuffers:
     Handed to `decode_events` or `decode_logs` again and again it saves fresh memory, which
     is slow; then what was decoded before is overwritten, Arrow arrays included. Grows to
     what the largest batch needed, at most some 30 times its bytes: what the budget of
-    `tables.BUDGET_FACTOR` allows in text and rows, doubled by growing in steps of two.
+    `tables.BUDGET_FACTOR` allows in text and rows, doubled by growing in steps of two. What
+    `further` adds comes on top, at most as much again.
     """
 
     def __init__(self) -> None:

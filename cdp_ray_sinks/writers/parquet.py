@@ -210,6 +210,11 @@ class ParquetFile:
         # Without the footer, for which there is no file any more.
         self._writer.is_open = False
 
+    def __del__(self) -> None:
+        # A writer that is forgotten would end its file as if that were whole.
+        if hasattr(self, "_writer"):
+            self.abandon()
+
     def _check_stream(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             if STREAMS.get(batch.header.schema_type) != self.stream:

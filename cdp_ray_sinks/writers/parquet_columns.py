@@ -46,6 +46,12 @@ from cdp_ray_sinks.writers.parquet_schemas import (
 
 _ID: Final = pa.binary(ID_BYTES)
 _WORD_BYTES: Final = 64 * 1024
+_NULLS: Final = 1 << 17
+_NUMBERS: Final[dict[pa.DataType, Any]] = {
+    pa.uint8(): np.uint8,
+    pa.int32(): np.int32,
+    pa.int64(): np.int64,
+}
 _NO_BITS: Final = readonly(np.zeros(0, np.uint8))
 _NAMES: Final = {
     ("events", "event_type"): pa.array(EVENT_TYPES),
@@ -212,8 +218,8 @@ class _Columns:
             out = self._array(name, np.uint8, ID_BYTES * self._count)
             gather_ids(_bytes(values), order, out)
         else:
-            out = self._array(name, kind.to_pandas_dtype(), self._count)
-            gather_numbers(_numbers(values, values.type.to_pandas_dtype()), order, out)
+            out = self._array(name, _NUMBERS[kind], self._count)
+            gather_numbers(_numbers(values, _NUMBERS[values.type]), order, out)
         parts = [self._moved_validity(values), pa.py_buffer(out)]
         return pa.Array.from_buffers(kind, self._count, parts, values.null_count)
 
@@ -233,14 +239,14 @@ class _Columns:
         return values.is_valid().take(pa.array(self._order)).buffers()[1]
 
 
-@lru_cache(maxsize=16)
-def _nulls_of(kind: pa.DataType, count: int) -> pa.Array:
-    return pa.nulls(count, kind)
+@lru_cache(maxsize=8)
+def _nulls_of(kind: pa.DataType) -> pa.Array:
+    return pa.nulls(_NULLS, kind)
 
 
 def _nulls(kind: pa.DataType, count: int) -> pa.Array:
-    """Nothing but nulls; what they take is made once, for columns that are mostly so."""
-    return _nulls_of(kind, 1 << count.bit_length()).slice(0, count)
+    """Nothing but nulls; for a usual row group of memory that is made once."""
+    return pa.nulls(count, kind) if count > _NULLS else _nulls_of(kind).slice(0, count)
 
 
 def _numbers(values: pa.Array, kind: Any) -> NDArray[Any]:

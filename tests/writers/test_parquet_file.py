@@ -236,6 +236,18 @@ def test_an_abandoned_file_is_let_go(batches: list[Batch], tmp_path: Path) -> No
     assert (out.tell(), out.closed) == (written, False)
 
 
+def test_a_forgotten_file_is_not_ended(batches: list[Batch], tmp_path: Path) -> None:
+    """Only `finish` makes a file that can be read."""
+    path = tmp_path / "events.parquet"
+    file = ParquetFile(path, "events", 7)
+    file.add(batches)
+    del file
+    gc.collect()
+    assert path.stat().st_size > 0
+    with pytest.raises(ValueError, match=r"events\.parquet"):
+        read_footer(path)
+
+
 class Full(io.RawIOBase):
     """A disk that is full after so many bytes."""
 
