@@ -15,6 +15,7 @@ REFERENCE_LIMITS: Final = {
     "ray.put": 3.13e9,
     "memcpy": 8.9e9,
     "lz4.frame.compress": 0.65e9,
+    "pq.write_table": 0.9e9,
 }
 SUSPECT_BELOW: Final = 0.7
 

@@ -136,8 +136,7 @@ def test_what_queues_up_during_a_flush_is_one_commit(bench: Bench) -> None:
         while not bench.sink.written:
             pass
         answers += [
-            threads.submit(push, "r", 1, number, [], [make_batch(number)])
-            for number in range(2, 7)
+            threads.submit(push, "r", 1, number, [], [make_batch(number)]) for number in range(2, 7)
         ]
         while bench.lane.queued_bytes() < 60:
             pass
