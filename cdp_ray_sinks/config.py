@@ -75,7 +75,8 @@ class DeliveryConfig(Section):
     `group_batches_max` and `group_bytes_max` one call; a lone batch of at most
     `inline_bytes_max` rides inside the call instead of the object store.
     `max_chain_actors` None means max(4, 2 x cores) per node. A chain actor to which nothing
-    came for `chain_idle_s` seals its files and is taken down, all but one.
+    came for `chain_idle_s` seals its files and is taken down, all but one. Accounts of batches
+    are kept for `accounts_days_max` days.
     """
 
     window_bytes: Whole = Field(default=256 * MIB, ge=MIB)
@@ -87,6 +88,7 @@ class DeliveryConfig(Section):
     populate_object_store: bool = True
     max_chain_actors: Whole | None = Field(default=None, ge=1)
     chain_idle_s: float = Field(default=900, gt=0, allow_inf_nan=False)
+    accounts_days_max: Whole = Field(default=90, ge=1, le=36_500)
 
 
 def _as_list(value: object) -> object:
@@ -216,6 +218,14 @@ class PipelineConfig(Section):
     def dead_letter_dir(self) -> Path:
         """The folder with an archive for each sink that refused something."""
         return self.state_dir() / "dead_letters"
+
+    def accounts_dir(self) -> Path:
+        """The folder with the accounts of what was taken and what became of it."""
+        return self.state_dir() / "accounts"
+
+    def spool_dir(self) -> Path:
+        """The folder with a spool for each sink that has one."""
+        return self.state_dir() / "spool"
 
     def active_sinks(self) -> dict[str, SinkConfig]:
         """The sinks that are enabled, in the order of the file."""

@@ -150,8 +150,9 @@ class Pipeline:
             raise ConfigError(f"a producer or source named {name!r} exists already")
         limits = ProducerLimits(**producer_limits(self.config))
         made = Producer(
-            name, RayRouterLink(self._supervisor.router), random.random, limits=limits, epoch=epoch
-        )
+            name, RayRouterLink(self._supervisor.router), random.random, limits=limits,
+            epoch=epoch, accounts_dir=self.config.accounts_dir(),
+        )  # fmt: skip
         self._producers[name] = made
         return made
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,6 +14,8 @@ import ray
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import Identity, SourceSpec
+from cdp_ray_sinks.clock import SystemClock
+from cdp_ray_sinks.delivery.account_files import prune
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
 from cdp_ray_sinks.placeholders import resolved
@@ -49,11 +53,15 @@ class SourceActor:
         spec = self._spec
         config = resolved(spec.config, os.environ, f"sources.{spec.source_name}")
         self._source = config.build(SourceContext(spec.source_name))
+        accounts_dir = Path(spec.accounts_dir)
+        with suppress(OSError):  # they may be kept for longer
+            prune(accounts_dir, spec.accounts_days_max, SystemClock().now_ms())
         self._producer = Producer(
             spec.source_name,
             RayRouterLink(ray.get_actor(spec.router, spec.namespace)),
             random.random,
             limits=ProducerLimits(**spec.limits),
+            accounts_dir=accounts_dir,
         )
         self._state = RUNNING
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
@@ -102,6 +110,7 @@ class SourceActor:
             "state": self._state,
             "error": self._error,
             "problem": self._source.problem() if isinstance(self._source, HasProblem) else "",
+            "accounts_problem": self._producer.accounts_problem() if self._producer else None,
             "counters": counters,
             "events": done,
             "events_expected": expected,

@@ -49,6 +49,7 @@ class SpoolSpec:
     sink_actor: str
     namespace: str
     inline_bytes_max: int
+    accounts_dir: str
     in_flight_bytes_max: int = 64 * 1024 * 1024
 
 
@@ -82,11 +83,13 @@ class RouterSpec:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """A source and the bounds of its producer."""
+    """A source, the bounds of its producer, and where that keeps its accounts."""
 
     name: str
     source_name: str
     config: SourceConfig
     router: str
     namespace: str
+    accounts_dir: str
+    accounts_days_max: int
     limits: dict[str, int] = field(default_factory=dict)

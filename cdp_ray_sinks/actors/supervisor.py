@@ -162,6 +162,8 @@ class Supervisor:
                 config,
                 self.router_name,
                 self._config.ray.namespace,
+                str(self._config.accounts_dir()),
+                self._config.delivery.accounts_days_max,
                 limits,
             )
             self.sources[name] = self._create(
@@ -204,10 +206,11 @@ class Supervisor:
     def _create_spool(self, sink_name: str, config: SinkConfig) -> Any:
         spec = SpoolSpec(
             self._lane_spec(self._spool_name(sink_name), "spool", sink_name, config),
-            str(self._state_dir / "spool" / sink_name),
+            str(self._config.spool_dir() / sink_name),
             self._sink_actor_name(sink_name),
             self._config.ray.namespace,
             self._config.delivery.inline_bytes_max,
+            str(self._config.accounts_dir()),
         )
         groups = lane_actor.CONCURRENCY_GROUPS
         return self._create(SpoolActor, spec.lane.name, spec, concurrency_groups=groups)

@@ -11,14 +11,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import xxhash
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader, Pack, pack_batches
 from cdp_ray_sinks.clock import Clock, SystemClock
+from cdp_ray_sinks.delivery.account_book import AccountBook
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.flights import BatchTicket, Flight, Hold, SinkTally, Tallies, Window
-from cdp_ray_sinks.delivery.push import Group, Payload, make_group
+from cdp_ray_sinks.delivery.push import Group, Outcomes, Payload, make_group
 from cdp_ray_sinks.delivery.router_link import (
     COMPLETE,
     REQUIRED_SETTLED,
@@ -54,7 +56,7 @@ class Producer:
     """Takes batches; thread-safe. `submit` blocks while the window is full.
 
     `epoch` is made unique unless given; only a source whose ids and content are
-    deterministic may give it.
+    deterministic may give it. With `accounts_dir` it keeps a book there; see `account_book`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Producer:
         limits: ProducerLimits | None = None,
         clock: Clock | None = None,
         epoch: int | None = None,
+        accounts_dir: Path | None = None,
     ) -> None:
         self.name = name
         self._link = link
@@ -74,6 +77,9 @@ class Producer:
         self._clock = clock or SystemClock()
         self._producer = xxhash.xxh3_128_digest(name.encode())
         self._epoch = self._make_epoch() if epoch is None else epoch
+        self._book: AccountBook | None = None
+        if accounts_dir is not None:
+            self._book = AccountBook(accounts_dir, name, self._producer, self._epoch)
         self._sequence = 0
         self._session = 0
         self._number = 0
@@ -161,6 +167,12 @@ class Producer:
             self._closed = True
             self._changed.notify_all()
         self._courier.join(5)
+        if self._book is not None:
+            self._book.close()
+
+    def accounts_problem(self) -> str | None:
+        """Why the accounts can't be written at the moment, None while they can."""
+        return None if self._book is None else self._book.problem
 
     def tallies(self) -> dict[str, SinkTally]:
         """What each sink has settled so far."""
@@ -186,6 +198,8 @@ class Producer:
     def _enqueue(self, batches: list[tuple[BatchHeader, Payload]], hold: Hold) -> list[BatchTicket]:
         tickets, queued_ms = [], self._clock.monotonic_ms()
         with self._changed:
+            if self._book is not None:
+                self._book.take(self._sequence, [header for header, _ in batches])
             for header, payload in batches:
                 flight = Flight.make(
                     header, payload, hold, self._producer, self._epoch, self._sequence
@@ -252,6 +266,7 @@ class Producer:
             self._changed.notify_all()
 
     def _settle_all(self, flights: list[Flight], answer: RouteAnswer) -> None:
+        settled: list[tuple[int, Outcomes]] = []
         for flight, outcomes, state in zip(flights, answer.outcomes, answer.states, strict=True):
             if state >= REQUIRED_SETTLED:
                 flight.ticket.settle(outcomes)
@@ -261,6 +276,9 @@ class Producer:
             elif self._flights.pop(flight.header.sequence, None) is not None:
                 self._tallies.add(flight.header, outcomes)
                 self._window.settle(flight)
+                settled.append((flight.header.sequence, outcomes))
+        if settled and self._book is not None:
+            self._book.settle(settled)
 
     def _on_lingering(self, polled: list[Flight], answer: RouteAnswer | Exception) -> None:
         with self._changed:
