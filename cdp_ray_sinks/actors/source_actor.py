@@ -109,8 +109,7 @@ class SourceActor:
         return {
             "state": self._state,
             "error": self._error,
-            "problem": self._source.problem() if isinstance(self._source, HasProblem) else "",
-            "accounts_problem": self._producer.accounts_problem() if self._producer else None,
+            "problem": self._problem(),
             "counters": counters,
             "events": done,
             "events_expected": expected,
@@ -119,3 +118,8 @@ class SourceActor:
             "resends": self._producer.resends if self._producer is not None else 0,
             "tallies": self._producer.tallies() if self._producer is not None else {},
         }
+
+    def _problem(self) -> str:
+        """What is wrong with the source, or with the accounts of its batches; or nothing."""
+        found = self._source.problem() if isinstance(self._source, HasProblem) else ""
+        return found or (self._producer.accounts_problem() if self._producer else None) or ""

@@ -14,8 +14,9 @@ import ray
 from cdp_ray_sinks.actors.lane_actor import LaneActor
 from cdp_ray_sinks.actors.router_actor import lanes_of
 from cdp_ray_sinks.actors.specs import SpoolSpec
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.clock import Clock
+from cdp_ray_sinks.delivery.account_book import spool_book
 from cdp_ray_sinks.delivery.dead_letters import DeadLetterArchive
 from cdp_ray_sinks.delivery.lane import Lane
 from cdp_ray_sinks.delivery.push import Payload
@@ -38,12 +39,15 @@ class SpoolActor(LaneActor):
         self._spool: Spool | None = None
         self._drain: SpoolDrain | None = None
         self._drain_error: str | None = None
+        self._book = spool_book(Path(spec.accounts_dir), spec.lane.sink_name)
         super().__init__(spec.lane)
 
     def _new_lane(self) -> Lane:
         spec, config = self._spool_spec, self._spec.config
         options = SpoolOptions(config.spool_bytes_max, config.spool_age_h_max, config.spool_full)
-        spool = Spool(Path(spec.directory), self._spec.sink_name, options, self._clock)
+        spool = Spool(
+            Path(spec.directory), self._spec.sink_name, options, self._clock, self._note_later
+        )
         dead_letters = _dead_letters(self._spec.dead_letter_dir, spec, self._clock)
         lane = Lane(spool, self._clock, dead_letters, random.random, by_workspace=True)
         self._spool = spool
@@ -78,9 +82,13 @@ class SpoolActor(LaneActor):
         self._drain = SpoolDrain(
             self._spool, name, router, time.time_ns(), self._put,
             lambda batch: refused.put(batch, None, BatchConflictError("id has other content")),
-            in_flight_bytes_max=in_flight_bytes_max,
+            in_flight_bytes_max=in_flight_bytes_max, note=self._note_later,
         )  # fmt: skip
         await self._drain.run()
+
+    def _note_later(self, header: BatchHeader, outcome: str) -> None:
+        """A batch that its producer's accounts have as spooled will not land."""
+        self._book.note(header, ((self._spec.sink_name, outcome),))
 
     def _put(self, batch: Batch) -> Payload:
         """Small ones ride inside the call, others go by the object store."""
@@ -116,14 +124,16 @@ class SpoolActor(LaneActor):
         """Stop emptying, settle what is queued, close the files."""
         if self._drain is not None:
             self._drain.is_stopped = True
-        return self._close(deadline_ms)
+        report = self._close(deadline_ms)
+        self._book.close()
+        return report
 
     def _report(self) -> dict[str, Any]:
         report = super()._report()
         if self._spool is not None:
             state = self._spool.state()
             report["spool"] = {name: getattr(state, name) for name in state.__slots__}
-            report["last_error"] = report["last_error"] or self._drain_error
+            report["last_error"] = report["last_error"] or self._drain_error or self._book.problem
         return report
 
 

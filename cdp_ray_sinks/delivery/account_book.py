@@ -20,6 +20,8 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Final
 
+import xxhash
+
 from cdp_ray_sinks.batch.batch import BatchHeader
 from cdp_ray_sinks.delivery.account_files import (
     LOG_SUFFIX,
@@ -48,6 +50,7 @@ TOTALS_BYTES: Final = 1024 * 1024
 """Totals go into the file of those before them until that has so many bytes."""
 SYNC_S: Final = 1.0
 RECENT_MAX: Final = 8192
+SPOOL_PREFIX: Final = "spool/"
 
 
 class AccountBook:
@@ -291,6 +294,12 @@ class AccountBook:
         if before_path is not None and before_path != path:
             with suppress(OSError):
                 before_path.unlink()
+
+
+def spool_book(directory: Path, sink_name: str) -> AccountBook:
+    """Of what became of spooled batches later, other than that they landed."""
+    name = f"{SPOOL_PREFIX}{sink_name}"
+    return AccountBook(directory, name, xxhash.xxh3_128_digest(name.encode()), 0)
 
 
 def _write_at(fd: int, data: bytes, offset: int) -> None:

@@ -27,6 +27,7 @@ import xxhash
 
 from cdp_ray_sinks.batch.batch import BatchHeader, BatchId
 from cdp_ray_sinks.delivery.push import Outcomes
+from cdp_ray_sinks.files.landed import Count
 from cdp_ray_sinks.files.partition import HOUR_MS
 
 HEAD, WORDS, TAKEN, SETTLED, KNOWN, OPEN, TOTALS, RECENT = range(1, 9)
@@ -71,25 +72,6 @@ class Taken(NamedTuple):
 
 TotalsKey: TypeAlias = tuple[int, int, int]
 """Number of the words, workspace, hour."""
-
-
-@dataclass(slots=True)
-class Count:
-    """How many; of batches, of the messages in them, and of the events in those."""
-
-    batches: int = 0
-    messages: int = 0
-    events: int = 0
-
-    def add(self, batches: int, messages: int, events: int) -> None:
-        """Count more."""
-        self.batches += batches
-        self.messages += messages
-        self.events += events
-
-    def add_all(self, other: Count, times: int = 1) -> None:
-        """Count all of another; with -1 take it off."""
-        self.add(times * other.batches, times * other.messages, times * other.events)
 
 
 @dataclass(frozen=True, slots=True)

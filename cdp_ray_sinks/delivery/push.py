@@ -14,6 +14,13 @@ DEAD_LETTERED: Final = "dead_lettered"
 LOST: Final = "lost"
 """The process that owned the batch died before it arrived; nobody waits for the answer."""
 
+DROPPED_FULL: Final = "dropped_when_full"
+DROPPED_OLD: Final = "dropped_when_old"
+"""What a spool let go of later: the oldest when it was full, and what was too old."""
+DEAD_LETTERED_LATER: Final = "dead_lettered_later"
+REFUSED_LATER: Final = "refused_later"
+"""What became of a batch that was spooled, when the sink was to get it."""
+
 PENDING: Final = "pending"
 """Taken and not settled yet: ask again by pushing the same batch, which joins the first one."""
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.clock import Clock
+from cdp_ray_sinks.delivery.push import DROPPED_FULL, DROPPED_OLD
 from cdp_ray_sinks.delivery.spool_segment import SpooledBatch, SpoolSegment
 from cdp_ray_sinks.errors import DroppedError, TransientError
 from cdp_ray_sinks.files.archive import segments
@@ -69,12 +71,19 @@ class Spool:
     """
 
     def __init__(
-        self, directory: Path, sink_name: str, options: SpoolOptions, clock: Clock
+        self,
+        directory: Path,
+        sink_name: str,
+        options: SpoolOptions,
+        clock: Clock,
+        note: Callable[[BatchHeader, str], None] = lambda header, outcome: None,
     ) -> None:
+        """`note` is told of batches that are let go of: DROPPED_FULL or DROPPED_OLD."""
         self._directory = directory
         self._sink_name = sink_name
         self._options = options
         self._clock = clock
+        self._tell = note
         config = DiskBinaryConfig(
             path=directory, rotation="daily", segment_bytes_max=SEGMENT_BYTES, idle_s=IDLE_S
         )
@@ -96,7 +105,7 @@ class Spool:
                 self._refresh(int(entry.name))
         for segment in self._segments():
             segment.read_position()
-            self._state.batches += len(segment.waiting_events())
+            self._state.batches += len(segment.waiting())
             self._state.held_bytes += segment.file_bytes()
         for reports in self._archive.recovery_reports().values():
             for damage in reports:
@@ -134,7 +143,7 @@ class Spool:
         with self._lock:
             for segment in self._segments():
                 if segment.look_whether_sealed() and segment.created_ms < oldest_ms:
-                    self._drop(segment)
+                    self._drop(segment, DROPPED_OLD)
                 elif not self._remove_if_settled(segment):
                     segment.write_position()
 
@@ -264,15 +273,18 @@ class Spool:
             sealed = [s for s in self._segments() if s.look_whether_sealed()]
             if not sealed:
                 return False
-            self._drop(min(sealed, key=lambda segment: (segment.created_ms, segment.number)))
+            oldest = min(sealed, key=lambda segment: (segment.created_ms, segment.number))
+            self._drop(oldest, DROPPED_FULL)
             return True
 
-    def _drop(self, segment: SpoolSegment) -> None:
+    def _drop(self, segment: SpoolSegment, outcome: str) -> None:
         """Let go of a segment with what is unsettled in it, and count that."""
-        events = [*segment.out.values(), *segment.waiting_events()]
-        self._state.dropped_batches += len(events)
-        self._state.dropped_events += sum(events)
-        self._state.batches -= len(events)
+        headers = segment.unsettled()
+        for header in headers:
+            self._tell(header, outcome)
+        self._state.dropped_batches += len(headers)
+        self._state.dropped_events += sum(header.event_count for header in headers)
+        self._state.batches -= len(headers)
         segment.out.clear()
         self._delete(segment)
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.errors import CorruptSegmentError
-from cdp_ray_sinks.files.archive import segment_info
+from cdp_ray_sinks.files.archive import segment_info, segments
 from cdp_ray_sinks.files.commit_index import xxh3
-from cdp_ray_sinks.files.index_reading import Slice, index_path_of, load_index, slices
+from cdp_ray_sinks.files.index_reading import header_of, index_path_of, load_index, slices
 from cdp_ray_sinks.files.segment_opening import open_segment
 
 POSITION_SUFFIX: Final = ".pos"
@@ -84,17 +84,24 @@ class SpoolSegment:
                     self.look_again(is_sealed=True)
         return self.is_sealed
 
-    def waiting_events(self) -> list[int]:
-        """The events of each batch not handed out yet, by the index alone."""
-        index = load_index(self.path)
-        if index is None:
-            return []
-        found: Iterator[Slice] = slices(index, self.file_bytes(), lambda damage: None, self.path)
+    def waiting(self) -> list[BatchHeader]:
+        """Each batch not handed out yet, by the index alone."""
+        return [header for start, header in self._listed() if start >= self.position]
+
+    def unsettled(self) -> list[BatchHeader]:
+        """Those, and what is handed out."""
         return [
-            int(part.entry["event_count"])
-            for part in found
-            if part.entry is not None and part.start >= self.position
+            header
+            for start, header in self._listed()
+            if start >= self.position or start in self.out
         ]
+
+    def _listed(self) -> Iterator[tuple[int, BatchHeader]]:
+        index = load_index(self.path)
+        if index is not None:
+            for part in slices(index, self.file_bytes(), lambda damage: None, self.path):
+                if part.entry is not None:
+                    yield part.start, header_of(part.entry, self.workspace_id)
 
     def file_bytes(self) -> int:
         """How long the data file is; 0 if it is not there."""
@@ -150,3 +157,19 @@ class SpooledBatch:
     batch: Batch
     segment: SpoolSegment
     offset: int
+
+
+def left_in_spool(directory: Path) -> list[BatchHeader]:
+    """What waits in a spool, as its files say: the last it settled may be among it.
+
+    Raises OSError.
+    """
+    found: list[BatchHeader] = []
+    for info in segments(directory) if directory.is_dir() else ():
+        with suppress(FileNotFoundError):  # it was just settled
+            if info.workspace_id is not None:
+                number = info.segment_number or 0
+                segment = SpoolSegment.of(info.path, info.workspace_id, number, info.is_sealed)
+                segment.read_position()
+                found += segment.waiting()
+    return found

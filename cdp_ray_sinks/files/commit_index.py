@@ -88,6 +88,12 @@ class IndexHeader:
     created_at_ms: int
     flags: int = 0
 
+    @property
+    def journal_id(self) -> str:
+        """Names the segment for ever, whatever becomes of its path."""
+        numbers = (self.workspace_id, self.writer_epoch, self.segment_number, self.created_at_ms)
+        return ".".join(map(str, numbers))
+
     def to_bytes(self) -> bytes:
         """The 64 bytes at the start of the index."""
         body = _HEADER.pack(

@@ -48,8 +48,7 @@ class JournalReader:
     def journal_id(self) -> str:
         """Names the segment for ever, whatever becomes of its path; needs `read_index`."""
         assert self.header is not None
-        h = self.header
-        return f"{h.workspace_id}.{h.writer_epoch}.{h.segment_number}.{h.created_at_ms}"
+        return self.header.journal_id
 
     def read_index(self, index_bytes: int | None = None) -> None:
         """Learn of the commits up to that byte of the index, or of all up to the seal.

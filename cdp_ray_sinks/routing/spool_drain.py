@@ -11,8 +11,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from cdp_ray_sinks.batch.batch import Batch, BatchId
-from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DURABLE, REFUSED, Payload, make_group
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId
+from cdp_ray_sinks.delivery.push import (
+    DEAD_LETTERED,
+    DEAD_LETTERED_LATER,
+    DURABLE,
+    REFUSED,
+    REFUSED_LATER,
+    Payload,
+    make_group,
+)
 from cdp_ray_sinks.delivery.router_link import COMPLETE, OWED, RouteAnswer
 from cdp_ray_sinks.delivery.spool import Spool
 from cdp_ray_sinks.delivery.spool_segment import SpooledBatch
@@ -28,7 +36,7 @@ class SpoolDrain:
     """Runs on an event loop of its own until `stop` is set.
 
     `put` makes a batch's payload; `refused` is told of a batch whose id the sink has with
-    other content, which can never be delivered.
+    other content, which can never be delivered; `note` of that and of dead letters.
     """
 
     def __init__(
@@ -41,6 +49,7 @@ class SpoolDrain:
         refused: Callable[[Batch], None],
         *,
         in_flight_bytes_max: int,
+        note: Callable[[BatchHeader, str], None] = lambda header, outcome: None,
     ) -> None:
         self._spool = spool
         self._sink_name = sink_name
@@ -48,6 +57,7 @@ class SpoolDrain:
         self._session = session
         self._put = put
         self._refused = refused
+        self._tell = note
         self._in_flight_bytes_max = in_flight_bytes_max
         self._owed: dict[BatchId, list[SpooledBatch]] = {}
         self._owed_bytes = 0
@@ -100,6 +110,9 @@ class SpoolDrain:
             items = self._owed.pop(batch_id)
             if outcome == REFUSED:
                 self._refused(items[0].batch)
+            if outcome != DURABLE:
+                later = REFUSED_LATER if outcome == REFUSED else DEAD_LETTERED_LATER
+                self._tell(items[0].batch.header, later)
             for item in items:
                 self._owed_bytes -= item.batch.header.record_bytes
                 self._spool.settled(item)

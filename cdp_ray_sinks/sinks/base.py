@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock, SystemClock
+from cdp_ray_sinks.files.landed import Landed, Wanted
 from cdp_ray_sinks.files.ledger import Ledger
 
 
@@ -153,3 +154,10 @@ class SinkConfig(BaseModel):
     def build(self, context: SinkContext) -> Sink:
         """The live sink; nothing is opened yet."""
         raise TypeError(f"sink type {self.type!r} has no implementation")
+
+    def count_landed(self, wanted: Wanted) -> Landed | None:
+        """What the destination holds, read from there; None if that can't be told.
+
+        Placeholders are resolved. May be called while the sink is at work. Raises OSError.
+        """
+        return None

@@ -17,6 +17,7 @@ from cdp_ray_sinks.files.chain import ChainCounters, ChainOptions
 from cdp_ray_sinks.files.chain_set import ChainSet
 from cdp_ray_sinks.files.file_system import FileSystem
 from cdp_ray_sinks.files.follower import Follower
+from cdp_ray_sinks.files.landed import Landed, Wanted, count_segments
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.files.open_segments import SegmentCounters
 from cdp_ray_sinks.files.recovery import Damage
@@ -58,6 +59,14 @@ class ChainConfig(SinkConfig):
         if not str(path).strip() or "\0" in str(path):
             raise ValueError("must name a directory")
         return path
+
+    def base(self) -> Path:
+        """The folder `path` names."""
+        return Path(self.path).expanduser().absolute()
+
+    def count_landed(self, wanted: Wanted) -> Landed | None:
+        """What the segments hold, by their indexes."""
+        return count_segments(self.base(), wanted)
 
     def chain_options(self) -> ChainOptions:
         """The same, as the files know it."""
@@ -103,7 +112,7 @@ class FileSink:
         new_follower: Callable[[int], Follower] | None = None,
     ) -> None:
         """`directory` is that of the segments within `path`."""
-        self._base = Path(config.path).expanduser().absolute()
+        self._base = config.base()
         self._chains = ChainSet(
             self._base / directory,
             new_writer,

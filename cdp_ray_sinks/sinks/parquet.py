@@ -18,6 +18,7 @@ from cdp_ray_sinks.errors import PartialWriteError, TerminalError, TransientErro
 from cdp_ray_sinks.files.direct import DirectFiles
 from cdp_ray_sinks.files.file_system import FileSystem, LocalFileSystem, transient
 from cdp_ray_sinks.files.journal import JOURNAL_DIRECTORY, Journal
+from cdp_ray_sinks.files.landed import Landed, Wanted
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.files.leftovers import Leftovers
 from cdp_ray_sinks.files.publication import GroupLimits
@@ -28,6 +29,7 @@ from cdp_ray_sinks.sinks.file_sink import ChainConfig, FileSink
 from cdp_ray_sinks.sinks.holding import HoldPolicy
 from cdp_ray_sinks.writers.base import STREAMS
 from cdp_ray_sinks.writers.parquet import Compression, ParquetSettings
+from cdp_ray_sinks.writers.parquet_count import count_tables
 from cdp_ray_sinks.writers.parquet_format import JournalWriter, ParquetFormat
 from cdp_ray_sinks.writers.parquet_schemas import UuidType
 
@@ -57,6 +59,10 @@ class ParquetConfig(ChainConfig):
     def build(self, context: SinkContext) -> ParquetSink:
         """The sink; nothing is opened yet."""
         return ParquetSink(self, context)
+
+    def count_landed(self, wanted: Wanted) -> Landed | None:
+        """What the files hold, by their footers, and the journal, as far as it is in no file."""
+        return count_tables(self.base(), wanted)
 
     def settings(self) -> ParquetSettings:
         """How files are written."""

@@ -8,6 +8,7 @@ What the columns are: `parquet_schemas`. The footer's key-value metadata, all te
 | `cdp.stream`, `cdp.workspace_id` | what the file holds, and whose it is |
 | `cdp.rows`, `cdp.messages` | how many rows, and of how many messages |
 | `cdp.damaged_messages` | messages that did not decode and left no row |
+| `cdp.origins` | whose batches are in it, of which hours: `origins_text` |
 | `cdp.…` | whatever else its owner gave to `finish` |
 """
 
@@ -25,9 +26,11 @@ import pyarrow.parquet as pq
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.batch.columns import DecodeBuffers, decode_events, decode_logs
 from cdp_ray_sinks.errors import MalformedMessageError
+from cdp_ray_sinks.files.landed import Count, Origin
 from cdp_ray_sinks.writers import parquet_rows
 from cdp_ray_sinks.writers.base import STREAMS
 from cdp_ray_sinks.writers.parquet_columns import sorted_columns
+from cdp_ray_sinks.writers.parquet_origins import origins_of, origins_of_batches, origins_text
 from cdp_ray_sinks.writers.parquet_schemas import SCHEMA_VERSION, schema_of
 from cdp_ray_sinks.writers.parquet_settings import (
     Compression,
@@ -81,6 +84,7 @@ class PreparedRows:
     table: pa.Table
     messages: int
     damaged: tuple[RowlessMessage, ...]
+    origins: Mapping[Origin, Count]
 
     @property
     def rows(self) -> int:
@@ -90,7 +94,10 @@ class PreparedRows:
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a finished file says of itself. `metadata` has what was given to `finish`."""
+    """What a finished file says of itself. `metadata` has what was given to `finish`.
+
+    `origins` is empty for files older than that.
+    """
 
     stream: str
     schema_version: int
@@ -99,6 +106,7 @@ class Footer:
     messages: int
     damaged_messages: int
     row_groups: int
+    origins: Mapping[Origin, Count]
     metadata: Mapping[str, str]
 
 
@@ -122,6 +130,7 @@ class ParquetFile:
         self.rows = 0
         self.messages = 0
         self.damaged_messages = 0
+        self._origins: dict[Origin, Count] = {}
         self._workspace_id = workspace_id
         self._settings = settings or ParquetSettings()
         self._schema = schema_of(stream, self._settings.uuid_type)
@@ -166,7 +175,7 @@ class ParquetFile:
         else:
             table = self._decode(batches, buffers, damaged)
         messages = sum(len(batch.offsets) - 1 for batch in batches) - len(damaged)
-        return PreparedRows(table, messages, tuple(damaged))
+        return PreparedRows(table, messages, tuple(damaged), origins_of_batches(batches))
 
     def write(self, prepared: PreparedRows) -> int:
         """Write rows as row groups of about the same size; returns how many.
@@ -176,6 +185,8 @@ class ParquetFile:
         self.rows += prepared.rows
         self.messages += prepared.messages
         self.damaged_messages += len(prepared.damaged)
+        for origin, held in prepared.origins.items():
+            self._origins.setdefault(origin, Count()).add_all(held)
         if prepared.rows == 0:
             return 0
         count = -(-prepared.rows // self._settings.row_group_rows)
@@ -194,6 +205,7 @@ class ParquetFile:
             "rows": str(self.rows),
             "messages": str(self.messages),
             "damaged_messages": str(self.damaged_messages),
+            "origins": origins_text(self._origins),
         }
         taken = own.keys() & metadata.keys()
         if taken:
@@ -310,14 +322,16 @@ def read_footer(path: Path) -> Footer:
         if key.startswith(KEY_PREFIX)
     }
     try:
+        workspace_id = int(own.pop("workspace_id"))
         return Footer(
             stream=own.pop("stream"),
             schema_version=int(own.pop("schema_version")),
-            workspace_id=int(own.pop("workspace_id")),
+            workspace_id=workspace_id,
             rows=int(own.pop("rows")),
             messages=int(own.pop("messages")),
             damaged_messages=int(own.pop("damaged_messages")),
             row_groups=found.num_row_groups,
+            origins=origins_of(own.pop("origins", "[]"), workspace_id),
             metadata=own,
         )
     except KeyError as error:
