@@ -214,6 +214,14 @@ def dead_letters_replay(config: PipelineFile, sink: OneSink = None, json: Json =
 
 
 @app.command()
+def audit(config: PipelineFile, json: Json = False) -> None:
+    """Compare what was accepted with what the destinations hold; 1 where they differ."""
+    from cdp_ray_sinks.cli.audit import audit_pipeline
+
+    raise typer.Exit(audit_pipeline(config, json))
+
+
+@app.command()
 def status(
     name: Annotated[str, typer.Option(help="The pipeline's name.")] = "default",
     address: Annotated[str | None, typer.Option(help="The Ray cluster it runs on.")] = None,
