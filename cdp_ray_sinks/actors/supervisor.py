@@ -66,7 +66,6 @@ class Supervisor:
         self._config = config
         self._print_text = print_text
         self._name = config.pipeline.name
-        self._state_dir = config.state_dir()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._lanes: dict[str, Any] = {}
@@ -157,15 +156,10 @@ class Supervisor:
         limits = producer_limits(self._config)
         for name, config in self._config.active_sources().items():
             spec = SourceSpec(
-                f"{self._name}/source/{name}",
-                name,
-                config,
-                self.router_name,
-                self._config.ray.namespace,
-                str(self._config.accounts_dir()),
-                self._config.delivery.accounts_days_max,
-                limits,
-            )
+                f"{self._name}/source/{name}", name, config, self.router_name,
+                self._config.ray.namespace, str(self._config.accounts_dir()),
+                self._config.delivery.accounts_days_max, limits,
+            )  # fmt: skip
             self.sources[name] = self._create(
                 SourceActor,
                 spec.name,
@@ -223,7 +217,7 @@ class Supervisor:
             sink_name,
             config,
             str(self._config.dead_letter_dir()),
-            str(self._state_dir / "sinks"),
+            str(self._config.state_dir() / "sinks"),
             delivery.populate_object_store and config.one_lane_per_workspace,
             # A workspace may have a quarter of what is in flight; see `delivery.flights.Window`.
             held_bytes_max=min(delivery.window_bytes, config.max_in_flight_bytes) // 4,
