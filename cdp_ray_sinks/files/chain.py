@@ -195,7 +195,7 @@ class Chain:
         """Where `write_pending` will write."""
         return [write.segment for write in self._writes]
 
-    def prepare(self) -> Mapping[Segment, Sequence[Path]]:
+    def prepare(self) -> Mapping[Segment, Sequence[str]]:
         """Find or make a segment for each appended batch.
 
         Returns the new segments, each with the directories that are to be synced for it.

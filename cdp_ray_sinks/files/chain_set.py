@@ -186,7 +186,7 @@ class ChainSet:
         """Flush as many of the waiting chains, one at least, as may have files open at once."""
         self._park()
         wave: list[Chain] = []
-        made: dict[Segment, Sequence[Path]] = {}
+        made: dict[Segment, Sequence[str]] = {}
         while waiting and (not wave or 2 * len(self._recent) < self._open_files_max):
             chain = waiting.popleft()
             try:

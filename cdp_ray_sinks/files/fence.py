@@ -1,9 +1,9 @@
 """Who may write a workspace's files: one writer at a time, also after a kill or a move.
 
-In `{base}/{workspace}/.lane/` lie `lock` (flock, held for the chain's life) and one
-`epoch-<n>` file per writer there has been, the newest two of which are kept. A writer
-makes its epoch file before it reads any index. After each sync, and before it
-acknowledges, it looks for a newer epoch file; finding one it acknowledges nothing.
+`{base}/{workspace}/.lane/` is locked (flock on the directory itself, held for the chain's
+life) and has one `epoch-<n>` file per writer there has been, the newest two of which are
+kept. A writer makes its epoch file before it reads any index. After each sync, and before
+it acknowledges, it looks for a newer epoch file; finding one it acknowledges nothing.
 
 On one host holding the lock proves that the last writer is gone. On a shared file system
 the lock is not trusted: there a successor leaves the segments of older epochs as they are
@@ -16,7 +16,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from errno import ENOLCK, ENOSYS, ENOTSUP
+from errno import EBADF, ENOLCK, ENOSYS, ENOTSUP
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +43,8 @@ class Fence:
     ) -> None:
         self.directory = workspace_directory / LANE_DIRECTORY
         self.epoch = 0
+        self.is_first = False
+        """Whether there was no writer before, and nothing in the workspace's directory."""
         self._clock = clock
         self.is_shared = shared
         self._lease_ms = 1000 * lease_s
@@ -56,12 +59,15 @@ class Fence:
         directory and the process), or if the directory can't be written.
         """
         with transient(f"can't take {self.directory}"):
-            make_directories(self.directory.parent.parent)
+            workspace = self.directory.parent
+            if not workspace.parent.is_dir():
+                make_directories(workspace.parent)
+            is_new = make_directories(workspace, sync=self.is_shared)
             make_directories(self.directory, sync=self.is_shared)
             if not self.is_shared:
                 self._lock()
             try:
-                self._make_epoch()
+                self._make_epoch(is_new)
             except OSError:
                 self.give_up()
                 raise
@@ -94,18 +100,16 @@ class Fence:
             self._lock_fd = -1
 
     def _lock(self) -> None:
-        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, _holder().encode(), 0)
         except BlockingIOError:
-            holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)
+            holder = holder_of(self.directory)
             raise TransientError(f"{self.directory} is held by process {holder}") from None
         except OSError as error:
             os.close(fd)
-            if error.errno in (ENOLCK, ENOTSUP, ENOSYS):
+            if error.errno in (ENOLCK, ENOTSUP, ENOSYS, EBADF):
                 raise TransientError(
                     f"{self.directory} can't be locked ({error_text(error)}); "
                     "on a shared file system set shared_file_system = true"
@@ -113,28 +117,43 @@ class Fence:
             raise
         self._lock_fd = fd
 
-    def _make_epoch(self) -> None:
-        epochs = epochs_in(self.directory)
-        epoch = max(epochs, default=0)
+    def _make_epoch(self, is_new: bool) -> None:
+        """Make this writer's file; in a new directory nobody else's has to be looked for.
+
+        It counts only if it is the newest once it is there: whoever looked long ago may
+        have made one that others have had and removed.
+        """
         while True:
-            epoch += 1
-            self._own = str(self.directory / f"{_EPOCH_PREFIX}{epoch}")
-            try:
-                fd = os.open(self._own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            except FileExistsError:
-                continue
-            break
+            epochs = [] if is_new else epochs_in(self.directory)
+            epoch = max(epochs, default=0) + 1
+            if self._write_epoch(epoch):
+                if max(epochs_in(self.directory), default=0) == epoch:
+                    break
+                self._file_of(epoch).unlink(missing_ok=True)
+            is_new = False
+        self.epoch = epoch
+        self.is_first = is_new
+        self._own, self._next = str(self._file_of(epoch)), str(self._file_of(epoch + 1))
+        for old in sorted(epochs)[: 1 - _EPOCHS_KEPT]:
+            self._file_of(old).unlink(missing_ok=True)
+
+    def _write_epoch(self, epoch: int) -> bool:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            os.write(fd, _holder().encode())
+            fd = os.open(self._file_of(epoch), flags, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            os.write(fd, _holder())
             if self.is_shared:  # on one host no writer outlives the page cache
                 os.fsync(fd)
                 sync_directory(self.directory)
         finally:
             os.close(fd)
-        self.epoch = epoch
-        self._next = str(self.directory / f"{_EPOCH_PREFIX}{epoch + 1}")
-        for old in sorted(epochs)[: 1 - _EPOCHS_KEPT]:
-            (self.directory / f"{_EPOCH_PREFIX}{old}").unlink(missing_ok=True)
+        return True
+
+    def _file_of(self, epoch: int) -> Path:
+        return self.directory / f"{_EPOCH_PREFIX}{epoch}"
 
 
 def _exists(path: str) -> bool:
@@ -148,9 +167,25 @@ def _exists(path: str) -> bool:
 
 def epochs_in(lane_directory: Path) -> list[int]:
     """The epochs that have files there, in no order."""
-    names = (path.name.removeprefix(_EPOCH_PREFIX) for path in lane_directory.glob("epoch-*"))
-    return [int(name) for name in names if name.isdecimal()]
+    names = os.listdir(lane_directory)  # noqa: PTH208 - names are all we need
+    ends = [n.removeprefix(_EPOCH_PREFIX) for n in names if n.startswith(_EPOCH_PREFIX)]
+    return [int(end) for end in ends if end.isdecimal()]
 
 
-def _holder() -> str:
-    return f"{os.getpid()} on {socket.gethostname()}\n"
+def holder_of(lane_directory: Path) -> str:
+    """What the newest epoch's file says: the process and its host."""
+    try:
+        newest = max(epochs_in(lane_directory), default=0)
+        path = lane_directory / f"{_EPOCH_PREFIX}{newest}"
+        return path.read_bytes()[:200].decode(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+@lru_cache(1)
+def _host_name() -> str:
+    return socket.gethostname()
+
+
+def _holder() -> bytes:
+    return f"{os.getpid()} on {_host_name()}\n".encode()

@@ -170,14 +170,23 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def make_directories(directory: Path, *, sync: bool = True) -> None:
-    """Create a directory and those above it; the parents of new ones are synced."""
-    if directory.is_dir():
-        return
-    make_directories(directory.parent, sync=sync)
-    directory.mkdir(exist_ok=True)
+def make_directories(directory: Path, *, sync: bool = True) -> bool:
+    """Create a directory and those above it; whether it was not there before.
+
+    The parents of new ones are synced. Raises OSError, also if the name is a file's.
+    """
+    try:
+        os.mkdir(directory)  # noqa: PTH102 - asking first would cost as much as making it
+    except FileExistsError:
+        if not directory.is_dir():
+            raise
+        return False
+    except FileNotFoundError:
+        make_directories(directory.parent, sync=sync)
+        return make_directories(directory, sync=sync)
     if sync:
         sync_directory(directory.parent)
+    return True
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Which segments a start has to look at, so that it need not walk the tree.
 
-`{base}/{workspace}/.lane/open/<segment number>~<path>.open` is an empty file, made before
-the segment; '~' stands for '/' in the segment's path under the workspace. The mark of a sealed
+`{base}/{workspace}/.lane/<segment number>~<path>.open` is an empty file, made before the
+segment; '~' stands for '/' in the segment's path under the workspace. The mark of a sealed
 segment is removed once a newer segment exists whose ledger snapshot covers it, so the
 marked indexes together always hold the whole ledger; the newest segment's mark stays.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -34,14 +35,16 @@ class OpenMarks:
 
     def __init__(self, workspace_directory: Path) -> None:
         self._workspace = workspace_directory
-        self.directory = workspace_directory / LANE_DIRECTORY / "open"
+        self.directory = workspace_directory / LANE_DIRECTORY
 
     def read(self) -> list[Mark]:
         """All marks, lowest segment number first; files that are no marks are ignored."""
-        if not self.directory.is_dir():
+        try:
+            names = os.listdir(self.directory)  # noqa: PTH208 - names are all we need
+        except FileNotFoundError:
             return []
         marks = []
-        for name in os.listdir(self.directory):  # noqa: PTH208 - names are all we need
+        for name in names:
             number, slash, path = name.removesuffix(_SUFFIX).partition(_SLASH)
             parts = path.split(_SLASH)
             if (
@@ -55,13 +58,19 @@ class OpenMarks:
 
     def add(self, mark: Mark) -> None:
         """Make a mark; its directory is not synced. Raises OSError."""
-        make_directories(self.directory, sync=False)
-        os.close(os.open(self._file(mark), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        try:
+            fd = os.open(self._file(mark), flags, 0o644)
+        except FileNotFoundError:
+            make_directories(self.directory, sync=False)
+            fd = os.open(self._file(mark), flags, 0o644)
+        os.close(fd)
 
     def remove(self, marks: Iterable[Mark]) -> None:
         """Remove marks; not synced, because one too many does no harm."""
         for mark in marks:
-            self._file(mark).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._file(mark))  # noqa: PTH108 - the name is no Path
 
     def unmarked_segments(self) -> list[Mark]:
         """Every segment of the tree that has an index, for when there are no marks at all.
@@ -75,6 +84,6 @@ class OpenMarks:
         )
         return [Mark(place, path) for place, path in enumerate(found)]
 
-    def _file(self, mark: Mark) -> Path:
+    def _file(self, mark: Mark) -> str:
         path = mark.path.replace("/", _SLASH)
-        return self.directory / f"{mark.segment_number}{_SLASH}{path}{_SUFFIX}"
+        return f"{self.directory}/{mark.segment_number}{_SLASH}{path}{_SUFFIX}"

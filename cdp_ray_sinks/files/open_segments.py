@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.errors import FencedError
 from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX, IndexHeader
-from cdp_ray_sinks.files.fence import Fence
+from cdp_ray_sinks.files.fence import LANE_DIRECTORY, Fence
 from cdp_ray_sinks.files.file_system import FileSystem, error_text, make_directories
 from cdp_ray_sinks.files.follower import Follower, NoFollower
 from cdp_ray_sinks.files.ledger import Ledger
@@ -81,10 +81,10 @@ class OpenSegments:
         self._full: list[Segment] = []
         self._leaving: dict[int, Segment] = {}
         self._inherited: list[tuple[Mark, Inspection]] = []
-        self.unsynced: dict[Segment, list[Path]] = {}
+        self.unsynced: dict[Segment, list[str]] = {}
         """New segments that may not be written yet, and the directories that name them."""
         self._covers: dict[Segment, list[Mark]] = {}
-        self._lasting: set[Path] = set()
+        self._lasting: set[str] = set()
         self._lease_was_over = False
         self._troubled: set[int] = set()
         self._finished: deque[tuple[Segment, Task, Exception | None]] = deque()
@@ -104,6 +104,8 @@ class OpenSegments:
         Raises OSError only if the marks can't be read.
         """
         self._inherited.clear()
+        if self._fence.is_first:
+            return
         marked = self._marks.read()
         for mark in marked or self._marks.unmarked_segments():
             found = self._inspect(mark)
@@ -207,13 +209,12 @@ class OpenSegments:
     def _make(self, key: Key) -> Segment:
         partition, stream = key
         directory = self._directory / partition.path
-        make_directories(directory, sync=False)
+        is_new = make_directories(directory, sync=False)
         place = self._places.get(key, 0)
         while True:
             path = directory / segment_name(stream, place, self._suffix)
             place += 1
-            index_path = path.with_name(path.name + INDEX_SUFFIX)
-            if path.exists() or index_path.exists() or self._follower.is_taken(path):
+            if not is_new and self._is_taken(path):
                 continue
             segment = self._create(path, partition, stream)
             if segment is not None:
@@ -222,6 +223,10 @@ class OpenSegments:
         while len(self._places) > _PLACES_KEPT_MAX:
             self._places.popitem(last=False)
         return segment
+
+    def _is_taken(self, path: Path) -> bool:
+        index_path = Path(f"{path}{INDEX_SUFFIX}")
+        return path.exists() or index_path.exists() or self._follower.is_taken(path)
 
     def _create(self, path: Path, partition: Partition, stream: str) -> Segment | None:
         """A new segment, or None if someone else has just made one of that name."""
@@ -243,20 +248,22 @@ class OpenSegments:
         self._next_number += 1
         self.counters.made += 1
         self._covers[segment], self._covered_marks = self._covered_marks, []
-        self.unsynced[segment] = self._directories_of(segment)
+        self.unsynced[segment] = self._directories_of(partition)
         return segment
 
-    def _directories_of(self, segment: Segment) -> list[Path]:
-        """The directories to be synced for the segment to be found after a power cut.
+    def _directories_of(self, partition: Partition) -> list[str]:
+        """The directories to be synced for a segment to be found after a power cut.
 
         Its partition's and the marks', which have a new name in them, and those above as
         far as this process has not synced the name of the one below.
         """
-        changed = [segment.path.parent, self._marks.directory]
+        workspace = str(self._directory)
+        base = workspace.rpartition("/")[0]
+        changed = [f"{workspace}/{partition.path}", f"{workspace}/{LANE_DIRECTORY}"]
         for directory in tuple(changed):
             below = directory
-            while below not in self._lasting and below != self._directory.parent:
-                below = below.parent
+            while below not in self._lasting and below != base:
+                below = below.rpartition("/")[0]
                 changed.append(below)
         return list(dict.fromkeys(changed))
 

@@ -43,7 +43,7 @@ def sync_segments(
 
 
 def sync_made(
-    fs: FileSystem, made: Mapping[Segment, Sequence[Path]], at_once: int = AT_ONCE
+    fs: FileSystem, made: Mapping[Segment, Sequence[str]], at_once: int = AT_ONCE
 ) -> dict[Segment, OSError]:
     """Sync new segments' indexes and the directories that name them; returns the failed.
 
@@ -57,7 +57,7 @@ def sync_made(
             except OSError as error:
                 failed |= dict.fromkeys(group, error)
             continue
-        done: dict[Path, OSError | None] = {}
+        done: dict[str, OSError | None] = {}
         for segment in group:
             try:
                 segment.sync_index(fs)
@@ -68,10 +68,10 @@ def sync_made(
     return failed
 
 
-def _sync_directory_once(fs: FileSystem, directory: Path, done: dict[Path, OSError | None]) -> None:
+def _sync_directory_once(fs: FileSystem, directory: str, done: dict[str, OSError | None]) -> None:
     if directory not in done:
         try:
-            fs.sync_directory(directory)
+            fs.sync_directory(Path(directory))
             done[directory] = None
         except OSError as error:
             done[directory] = error

@@ -237,7 +237,7 @@ class Bench:
 
     def marks(self) -> list[str]:
         """The names of the open marks."""
-        return sorted(path.name for path in (self.path(".lane") / "open").iterdir())
+        return sorted(path.name for path in self.path(".lane").glob("*.open"))
 
     def close(self) -> None:
         """Let go of whatever a test left open."""

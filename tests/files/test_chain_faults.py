@@ -176,7 +176,7 @@ def test_after_a_failed_sync_the_descriptor_is_never_synced_again(bench: Any, su
 @pytest.mark.parametrize(
     ("operation", "name"),
     [("sync", "data.bin.idx"), ("sync_directory", "00"), ("sync_directory", "42"),
-     ("sync_directory", "open"), ("append", "data.bin.idx")],
+     ("sync_directory", ".lane"), ("append", "data.bin.idx")],
 )  # fmt: skip
 def test_a_segment_that_can_not_be_made_lasting_is_not_written(
     bench: Any, operation: str, name: str
@@ -204,7 +204,7 @@ def test_a_segment_that_could_not_be_made_covers_no_other(bench: Any) -> None:
     bench.clock.turn(1000)
     chain.tick(bench.clock.now_ms())
     chain.segments.join()
-    bench.fs.fail_once("sync_directory", "open")
+    bench.fs.fail_once("sync_directory", ".lane")
     chain.append(bench.batch(3))
     with pytest.raises(TransientError):
         chain.commit()
@@ -232,7 +232,7 @@ def test_what_names_a_segment_is_synced_before_it_is_written(bench: Any) -> None
     chain.append(bench.batch(0))
     chain.commit()
     first = [name for call, name in bench.fs.calls if call == "sync_directory"]
-    above = {bench.base.name, "42", ".lane", "open", "2026-01-01", "00"}
+    above = {bench.base.name, "42", ".lane", "2026-01-01", "00"}
     assert set(first) == above
     assert len(first) == len(above)
     assert bench.fs.calls.index(("write", "data.bin")) > len(first)
@@ -241,7 +241,7 @@ def test_what_names_a_segment_is_synced_before_it_is_written(bench: Any) -> None
     chain.append(bench.batch(2, received_at_ms=bench.hand.start_ms + HOUR_MS))
     chain.commit()
     later = [name for call, name in bench.fs.calls if call == "sync_directory"]
-    assert sorted(later) == ["00", "01", "2026-01-01", "open"]
+    assert sorted(later) == [".lane", "00", "01", "2026-01-01"]
 
 
 def test_a_kill_right_after_a_failed_sync_leaves_no_second_copy(bench: Any) -> None:

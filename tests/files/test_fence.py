@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +86,45 @@ def test_a_directory_that_can_not_be_made_is_an_error_that_may_heal(tmp_path: Pa
     (tmp_path / "7").write_bytes(b"a file")
     with pytest.raises(TransientError, match=r"can't take .*7/\.lane"):
         fence_of(tmp_path / "7").take()
+
+
+def test_only_who_found_nothing_at_all_is_the_first(tmp_path: Path) -> None:
+    """Then there is nothing to recover; a directory that was there may hold anything."""
+    first = fence_of(tmp_path / "1")
+    first.take()
+    assert first.is_first
+    first.give_up()
+    second = fence_of(tmp_path / "1")
+    second.take()
+    assert not second.is_first
+    (tmp_path / "2").mkdir()
+    restored = fence_of(tmp_path / "2")
+    restored.take()
+    assert not restored.is_first
+    assert second.epoch == 2
+    second.give_up()
+    restored.give_up()
+
+
+def test_writers_that_race_for_a_new_workspace_have_epochs_of_their_own(tmp_path: Path) -> None:
+    """On a shared file system, where nothing locks: one is the first, and only the last stays."""
+    fences = [fence_of(tmp_path / "1", shared=True) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        epochs = list(threads.map(Fence.take, fences))
+    assert [fence.is_first for fence in fences].count(True) <= 1
+    for fence in fences:
+        with nullcontext() if fence.epoch == max(epochs) else pytest.raises(FencedError):
+            fence.check()
+
+
+def test_who_looked_long_ago_takes_no_number_that_was_had(tmp_path: Path) -> None:
+    """Between its look and its file others came and went, and their first files are removed."""
+    late = fence_of(tmp_path, shared=True)
+    for _ in range(4):
+        last = fence_of(tmp_path, shared=True)
+        last.take()
+    late._make_epoch(is_new=True)
+    assert (late.epoch, late.is_first) == (5, False)
+    late.check()
+    with pytest.raises(FencedError):
+        last.check()

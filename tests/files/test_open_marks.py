@@ -16,7 +16,7 @@ def test_marks_are_read_back_in_the_order_of_their_numbers(tmp_path: Path) -> No
     marks.add(daily)
     marks.add(daily)
     assert marks.read() == [daily, hourly]
-    assert (tmp_path / ".lane" / "open" / "10~2026-01-01~07~data-1.bin.open").exists()
+    assert (tmp_path / ".lane" / "10~2026-01-01~07~data-1.bin.open").exists()
     marks.remove([daily, Mark(3, "never/was")])
     assert marks.read() == [hourly]
 
