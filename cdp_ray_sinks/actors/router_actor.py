@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -52,9 +52,13 @@ class LoneLane:
         self._actor_name = actor_name
         self._namespace = namespace
 
-    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
-        """The one lane. Raises LaneLostError when its actor is not there."""
-        return self._actor_name, RayLaneLink(self._actor_name, self._namespace)
+    async def place(self, workspace_ids: Sequence[int]) -> Mapping[int, str]:
+        """All have the one lane."""
+        return dict.fromkeys(workspace_ids, self._actor_name)
+
+    async def link(self, lane_name: str) -> LaneLink:
+        """The way to it. Raises LaneLostError when its actor is not there."""
+        return RayLaneLink(lane_name, self._namespace)
 
 
 class ChainLanes:
@@ -65,15 +69,19 @@ class ChainLanes:
         self._namespace = namespace
         self._sink_actor: Any = None
 
-    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
-        """The chain of a workspace. Raises LaneLostError while the sink actor is away."""
+    async def place(self, workspace_ids: Sequence[int]) -> Mapping[int, str]:
+        """Their chains, see `SinkActor.place`. LaneLostError while the sink actor is away."""
         if self._sink_actor is None:
             self._sink_actor = _find(self._actor_name, self._namespace)
         try:
-            name: str = await self._sink_actor.place.remote(workspace_id)
+            found: dict[int, str] = await self._sink_actor.place.remote(list(workspace_ids))
         except _LOST as error:
             raise LaneLostError(_first_line(error)) from None
-        return name, RayLaneLink(name, self._namespace)
+        return found
+
+    async def link(self, lane_name: str) -> LaneLink:
+        """The way to a chain. Raises LaneLostError when its actor is not there."""
+        return RayLaneLink(lane_name, self._namespace)
 
 
 class RaySpoolPlace(LoneLane):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import xxhash
@@ -82,21 +82,34 @@ class SinkActor:
         self._is_adopted = False
         self._changed = asyncio.Condition()
 
-    async def place(self, workspace_id: int) -> str:
-        """The name of the chain actor of a workspace; waits until that runs."""
+    async def place(self, workspace_ids: Sequence[int]) -> dict[int, str]:
+        """The names of the chain actors of those workspaces whose actor runs.
+
+        The driver is told of the others; if there are only such, it waits for one of them.
+        """
         async with self._changed:
             while True:
                 await self._changed.wait_for(lambda: self._is_adopted)
-                chain = self._placement.chain_of(workspace_id)
-                if chain in self._retiring:
-                    await self._changed.wait()
-                elif workspace_id in self._noted:
-                    return f"{self._spec.chain_prefix}{chain}"
-                else:
-                    if workspace_id not in self._wishes:
-                        self._wishes[workspace_id] = chain
-                        self._changed.notify_all()
-                    await self._changed.wait()
+                found = self._find(workspace_ids)
+                if found:
+                    return found
+                await self._changed.wait()
+
+    def _find(self, workspace_ids: Sequence[int]) -> dict[int, str]:
+        """Those that can be had now; the rest becomes wishes."""
+        found: dict[int, str] = {}
+        wish_count = len(self._wishes)
+        for workspace_id in workspace_ids:
+            chain = self._placement.chain_of(workspace_id)
+            if chain in self._retiring:
+                continue
+            if workspace_id in self._noted:
+                found[workspace_id] = f"{self._spec.chain_prefix}{chain}"
+            else:
+                self._wishes.setdefault(workspace_id, chain)
+        if len(self._wishes) > wish_count:
+            self._changed.notify_all()
+        return found
 
     async def retire(self, chain: int) -> None:
         """Place nothing on that chain until `retired` or `keep` is said."""

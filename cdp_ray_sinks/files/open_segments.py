@@ -191,7 +191,7 @@ class OpenSegments:
 
     def forget_directory(self, directory: Path) -> None:
         """It is about to be removed: whoever makes it again syncs its name again."""
-        self._lasting.discard(directory)
+        self._lasting.discard(str(directory))
 
     def discard(self, segment: Segment) -> None:
         """A new segment could not be synced: remove it, as far as that goes."""
@@ -214,7 +214,7 @@ class OpenSegments:
         while True:
             path = directory / segment_name(stream, place, self._suffix)
             place += 1
-            if not is_new and self._is_taken(path):
+            if (not is_new and self._is_there(path)) or self._follower.is_taken(path):
                 continue
             segment = self._create(path, partition, stream)
             if segment is not None:
@@ -224,9 +224,8 @@ class OpenSegments:
             self._places.popitem(last=False)
         return segment
 
-    def _is_taken(self, path: Path) -> bool:
-        index_path = Path(f"{path}{INDEX_SUFFIX}")
-        return path.exists() or index_path.exists() or self._follower.is_taken(path)
+    def _is_there(self, path: Path) -> bool:
+        return path.exists() or Path(f"{path}{INDEX_SUFFIX}").exists()
 
     def _create(self, path: Path, partition: Partition, stream: str) -> Segment | None:
         """A new segment, or None if someone else has just made one of that name."""

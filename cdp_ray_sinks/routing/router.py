@@ -24,15 +24,24 @@ from cdp_ray_sinks.routing.table import RoutingTable
 TURN_WAIT_S_MAX = 10.0
 ANSWER_WAIT_S = 0.25
 SPOOL_IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
+PLACING_MAX = 4
+"""Questions to one sink for lanes at the same time; one may wait for a process to start."""
 LANE_SHARE = 4
 """No lane of a sink with many may hold more than this part of the sink's budget."""
 
 
 class SinkPlaces(Protocol):
-    """Finds the lane of a sink that writes a workspace."""
+    """Finds the lanes of a sink that write some workspaces."""
 
-    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
-        """The lane's name and a way to it. Raises LaneLostError when there is none now."""
+    async def place(self, workspace_ids: Sequence[int]) -> Mapping[int, str]:
+        """The lanes' names of those that have one now; waits until one of them does.
+
+        Raises LaneLostError when nobody can tell.
+        """
+        ...
+
+    async def link(self, lane_name: str) -> LaneLink:
+        """A way to a lane. Raises LaneLostError when there is none now."""
         ...
 
 
@@ -93,7 +102,8 @@ class Router:
         self._placed: dict[tuple[str, int], LaneSender] = {}
         self._unplaced: dict[tuple[str, int], list[RoutedBatch]] = {}
         self._touched: set[LaneSender] = set()
-        self._placing: set[asyncio.Task[None]] = set()
+        self._to_place: dict[str, list[int]] = {}
+        self._placing: dict[str, set[asyncio.Task[None]]] = {name: set() for name in sinks}
         self._batches: dict[BatchId, RoutedBatch] = {}
         self._turns: dict[bytes, _ProducerTurn] = {}
         self._lows: dict[tuple[bytes, int], int] = {}
@@ -128,6 +138,7 @@ class Router:
         self._touched.clear()
         for gate in self._gates.values():
             gate.send()
+        self._place_new()
         turn.following += 1
         turn.changed.set()
         turn.changed = asyncio.Event()
@@ -300,20 +311,42 @@ class Router:
             waiting.append(batch)
             return
         self._unplaced[key] = [batch]
-        task = asyncio.get_running_loop().create_task(self._place(sink, workspace_id))
-        self._placing.add(task)
-        task.add_done_callback(self._placing.discard)
+        self._to_place.setdefault(sink.name, []).append(workspace_id)
 
-    async def _place(self, sink: SinkRoute, workspace_id: int) -> None:
-        """Find the lane of a workspace, however long it takes, and queue what waits for it."""
+    def _place_new(self) -> None:
+        """Ask for the lanes of the workspaces that came, all in one question per sink.
+
+        While `PLACING_MAX` questions are open they wait and are in the next one together.
+        """
+        for name in list(self._to_place):
+            tasks = self._placing[name]
+            if len(tasks) < PLACING_MAX:
+                workspace_ids = self._to_place.pop(name)
+                place = self._place(self._sinks[name], workspace_ids)
+                task = asyncio.get_running_loop().create_task(place)
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+    async def _place(self, sink: SinkRoute, workspace_ids: list[int]) -> None:
+        """Find their lanes, however long it takes, and queue what waits for them."""
         backoff, attempt = Backoff(delay_ms_max=1_000), 0
-        while True:
+        left = dict.fromkeys(workspace_ids)
+        while left := left or dict.fromkeys(self._to_place.pop(sink.name, ())):
             try:
-                lane_name, _ = await sink.places.lane(workspace_id)
-                break
+                found = await sink.places.place(list(left))
             except LaneLostError:
                 attempt += 1
                 await asyncio.sleep(backoff.delay_ms(attempt, self._random) / 1000)
+                continue
+            senders: set[LaneSender] = set()
+            for workspace_id, lane_name in found.items():
+                del left[workspace_id]
+                senders.add(self._placed_at(sink, workspace_id, lane_name))
+            for sender in senders:
+                sender.send()
+
+    def _placed_at(self, sink: SinkRoute, workspace_id: int, lane_name: str) -> LaneSender:
+        """Note a workspace's lane; what waited for it is queued there."""
         sender = self._senders.get((sink.name, lane_name))
         if sender is None:
             sender = self._new_sender(sink, lane_name, workspace_id)
@@ -322,11 +355,12 @@ class Router:
         self._placed[key] = sender
         for batch in self._unplaced.pop(key):
             sender.offer(batch)
-        sender.send()
+        return sender
 
     def _new_sender(self, sink: SinkRoute, lane_name: str, workspace_id: int) -> LaneSender:
         async def find() -> LaneLink:
-            return (await sink.places.lane(workspace_id))[1]
+            found = await sink.places.place([workspace_id])
+            return await sink.places.link(found[workspace_id])
 
         share = LANE_SHARE if sink.by_workspace else 1
         name = f"{self._router_id}>{lane_name}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from cdp_ray_sinks.actors.sink_actor import Placement
+import asyncio
+
+from cdp_ray_sinks.actors.sink_actor import Placement, SinkActor
+from cdp_ray_sinks.actors.specs import SinkSpec
 
 
 def test_each_workspace_has_its_own_chain_while_there_are_any() -> None:
@@ -46,3 +49,47 @@ def test_a_retired_chain_gives_its_place_to_a_new_one() -> None:
     placement.forget(0)
     assert placement.chain_of(2) == 1
     assert placement.chain_of(1) == 2
+
+
+def test_those_that_have_a_chain_do_not_wait_for_the_others() -> None:
+    """The others are wished for, once each, and come with a later question."""
+
+    async def scenario() -> None:
+        actor = SinkActor(SinkSpec("p/sink/s", "p/chain/s/", "s", 2))
+        await actor.adopt({7: 0})
+        assert await actor.place([7, 8, 9]) == {7: "p/chain/s/0"}
+        asking = asyncio.ensure_future(actor.place([8, 9]))
+        is_adopted, wishes = await actor.wishes()
+        assert is_adopted
+        assert wishes.keys() == {8, 9}
+        assert wishes[8] == 1
+        assert not asking.done()
+        await actor.adopt(wishes)
+        assert await asking == {w: f"p/chain/s/{chain}" for w, chain in wishes.items()}
+        assert (await actor.report())["workspaces"] == 3
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_nothing_is_placed_on_a_chain_that_is_being_retired() -> None:
+    """Until it is gone, or stays after all."""
+
+    async def scenario() -> None:
+        actor = SinkActor(SinkSpec("p/sink/s", "p/chain/s/", "s", 2))
+        await actor.adopt({7: 0, 8: 1})
+        await actor.retire(1)
+        assert await actor.place([7, 8]) == {7: "p/chain/s/0"}
+        asking = asyncio.ensure_future(actor.place([8]))
+        await asyncio.sleep(0.01)
+        assert not asking.done()
+        await actor.keep(1)
+        assert await asking == {8: "p/chain/s/1"}
+        await actor.retire(1)
+        asking = asyncio.ensure_future(actor.place([8]))
+        await asyncio.sleep(0.01)
+        await actor.retired(1)
+        _, wishes = await actor.wishes()
+        await actor.adopt(wishes)
+        assert await asking == {8: "p/chain/s/2"}
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))

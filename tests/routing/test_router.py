@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,19 +64,26 @@ class FakeLane:
 
 
 class Places:
-    """Finds lanes: one per workspace, or the same for all."""
+    """Finds lanes: one per workspace, or the same for all. Some may have none for now."""
 
     def __init__(self, lanes: dict[int, FakeLane] | FakeLane) -> None:
         self._lanes = lanes
         self.away = 0
+        self.asked: list[list[int]] = []
+        self.have_none: set[int] = set()
 
-    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
+    async def place(self, workspace_ids: Sequence[int]) -> Mapping[int, str]:
         if self.away:
             self.away -= 1
             raise LaneLostError("nobody there")
-        if isinstance(self._lanes, FakeLane):
-            return "lane", self._lanes
-        return f"lane-{workspace_id}", self._lanes[workspace_id]
+        self.asked.append(list(workspace_ids))
+        while self.have_none.issuperset(workspace_ids):
+            await asyncio.sleep(0.001)
+        found = [w for w in workspace_ids if w not in self.have_none]
+        return {w: "0" if isinstance(self._lanes, FakeLane) else str(w) for w in found}
+
+    async def link(self, lane_name: str) -> LaneLink:
+        return self._lanes if isinstance(self._lanes, FakeLane) else self._lanes[int(lane_name)]
 
 
 def make_router(
@@ -171,6 +178,34 @@ def test_a_lane_that_is_away_is_waited_for() -> None:
         router = make_router({"one": places})
         answer = await router.route(PRODUCER, 1, 1, group(header(0)))
         assert answer.outcomes == [(("one", DURABLE),)]
+
+    run(scenario())
+
+
+def test_new_workspaces_are_asked_for_together() -> None:
+    """A thousand of them cost a few questions, and those that have a lane do not wait."""
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        places = Places(lane)
+        places.have_none = {3, 500}
+        router = make_router({"one": places}, by_workspace=True, in_flight_bytes_max=10**6)
+        calls = [
+            router.route(
+                PRODUCER, 1, 1 + n, group(*(header(w, w) for w in range(100 * n, 100 * (n + 1))))
+            )
+            for n in range(10)
+        ]
+        answers = await asyncio.gather(*calls)
+        owed = [n for n in range(1000) if answers[n // 100].states[n % 100] == OWED]
+        assert owed == [3, 500]
+        assert len(places.asked) <= 10
+        places.have_none = {3}
+        (answer,) = (await router.settled([(header(500, 500).batch_id, OWED)])).states
+        assert answer == COMPLETE
+        places.have_none = set()
+        await router.settled([(header(3, 3).batch_id, OWED)])
+        assert sorted(lane.taken) == list(range(1000))
 
     run(scenario())
 
