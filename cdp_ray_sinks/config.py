@@ -72,8 +72,9 @@ class DeliveryConfig(Section):
     """`[delivery]`: the bounds of what is under way.
 
     `window_bytes` and `window_batches` bound what one producer holds unsettled;
-    `group_batches_max` and `group_bytes_max` one call; a lone batch of at most
-    `inline_bytes_max` rides inside the call instead of the object store.
+    `group_batches_max` and `group_bytes_max` one call, where small batches that share an
+    object count as one; a lone batch of at most `inline_bytes_max` rides inside the call
+    instead of the object store.
     `max_chain_actors` None means max(4, 2 x cores) per node. A chain actor to which nothing
     came for `chain_idle_s` seals its files and is taken down, all but one. Accounts of batches
     are kept for `accounts_days_max` days.

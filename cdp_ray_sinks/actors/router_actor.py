@@ -11,9 +11,14 @@ import ray
 
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.specs import Identity, RouterSpec
-from cdp_ray_sinks.batch.batch import BatchId
 from cdp_ray_sinks.delivery.push import Group, Payload
-from cdp_ray_sinks.delivery.wire import decode_answer, decode_call, encode_answer, encode_call
+from cdp_ray_sinks.delivery.wire import (
+    decode_answer,
+    decode_call,
+    decode_known,
+    encode_answer,
+    encode_call,
+)
 from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
 from cdp_ray_sinks.routing.router import Router, SinkRoute
@@ -154,9 +159,9 @@ class RouterActor:
         (producer, session, number), group = decode_call(call, references)
         return encode_answer(await self._live().route(producer, session, number, group))
 
-    async def settled(self, known: Sequence[tuple[BatchId, int]]) -> bytes:
+    async def settled(self, known: bytes) -> bytes:
         """Answer when one of these batches is further than known, or soon anyway."""
-        return encode_answer(await self._live().settled(known))
+        return encode_answer(await self._live().settled(decode_known(known)))
 
     async def forget_lane(self, sink_name: str, lane_name: str) -> bool:
         """Let go of a lane; False if anything is still under way to it."""

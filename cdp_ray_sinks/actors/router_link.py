@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -10,8 +10,8 @@ import ray
 
 from cdp_ray_sinks.batch.batch import BatchId, Pack
 from cdp_ray_sinks.delivery.push import Group, Payload
-from cdp_ray_sinks.delivery.router_link import LinkError, OnAnswer
-from cdp_ray_sinks.delivery.wire import decode_answer, encode_call
+from cdp_ray_sinks.delivery.router_link import LinkError, OnAnswer, OnSettled
+from cdp_ray_sinks.delivery.wire import decode_answer, encode_call, encode_known
 
 BEGIN_TIMEOUT_S = 30.0
 
@@ -43,16 +43,16 @@ class RayRouterLink:
             raise LinkError(str(error)) from None
         _answer_later(ref, on_answer)
 
-    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnAnswer) -> None:
+    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnSettled) -> None:
         """Ask about lingering batches."""
         try:
-            ref = self._router.settled.remote(list(known))
+            ref = self._router.settled.remote(encode_known(known))
         except ray.exceptions.RayError as error:
             raise LinkError(str(error)) from None
         _answer_later(ref, on_answer)
 
 
-def _answer_later(ref: Any, on_answer: OnAnswer) -> None:
+def _answer_later(ref: Any, on_answer: Callable[[Any], None]) -> None:
     def deliver(future: Future[bytes]) -> None:
         error = future.exception()
         if error is None:

@@ -91,8 +91,9 @@ class Lane:
     ) -> list[str]:
         """Write the batches; returns one outcome each, once all of them are settled.
 
-        What is still being retried after `ANSWER_WAIT_S` is answered as pending, so that a
-        workspace that is stuck does not keep the answers of others.
+        What is being retried is answered as pending after `ANSWER_WAIT_S`, so that a
+        workspace that is stuck does not keep the answers of others. What is only slow is
+        waited for: asking again would make it slower.
 
         Raises SequenceGapError when an earlier push of the session is missing or the session
         is over, and FencedError when another writer owns this lane. Nothing of the push is
@@ -111,10 +112,12 @@ class Lane:
             self._changed.notify()
         if not batches:
             return []
-        try:
-            return list(push.future.result(ANSWER_WAIT_S))
-        except TimeoutError:
-            return list(push.outcomes)
+        while True:
+            try:
+                return list(push.future.result(ANSWER_WAIT_S))
+            except TimeoutError:
+                if push.is_retried:
+                    return list(push.outcomes)
 
     def queued_bytes(self) -> int:
         """Bytes taken and not yet settled."""
@@ -338,6 +341,8 @@ class Lane:
             if error is not None:
                 stream.error = str(error)
                 self.metrics.add(write_errors=1)
+                for push in {push for item in stream.items for push, _ in item.waiting}:
+                    push.is_retried = True
                 continue
             for item in stream.items:
                 if item.batch.header.batch_id in self._open:

@@ -40,11 +40,13 @@ class DeadLetters(Protocol):
 class PushAnswer:
     """One call being answered: PENDING outcomes become others as its batches settle."""
 
-    __slots__ = ("future", "outcomes", "remaining")
+    __slots__ = ("future", "is_retried", "outcomes", "remaining")
 
     def __init__(self, count: int) -> None:
         self.outcomes = [PENDING] * count
         self.remaining = count
+        self.is_retried = False
+        """Whether the sink could not take one of its batches and is being asked again."""
         self.future: Future[list[str]] = Future()
 
     def settle(self, place: int, outcome: str) -> None:

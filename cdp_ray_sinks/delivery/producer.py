@@ -20,13 +20,14 @@ from cdp_ray_sinks.clock import Clock, SystemClock
 from cdp_ray_sinks.delivery.account_book import AccountBook
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.flights import BatchTicket, Flight, Hold, SinkTally, Tallies, Window
-from cdp_ray_sinks.delivery.push import Group, Outcomes, Payload, make_group
+from cdp_ray_sinks.delivery.push import Group, Outcomes, Payload, fitting, make_group
 from cdp_ray_sinks.delivery.router_link import (
     COMPLETE,
     REQUIRED_SETTLED,
     LinkError,
     RouteAnswer,
     RouterLink,
+    SettledAnswer,
 )
 from cdp_ray_sinks.errors import DrainTimeoutError
 
@@ -237,14 +238,10 @@ class Producer:
         return True
 
     def _take_group(self) -> list[Flight]:
-        flights = [self._queue.popleft()]
-        taken = flights[0].header.record_bytes
-        while self._queue and len(flights) < self._limits.group_batches_max:
-            taken += self._queue[0].header.record_bytes
-            if taken > self._limits.group_bytes_max:
-                break
-            flights.append(self._queue.popleft())
-        return flights
+        limits = self._limits
+        waiting = ((flight.header, flight.payload) for flight in self._queue)
+        count, _ = fitting(waiting, limits.group_batches_max, limits.group_bytes_max)
+        return [self._queue.popleft() for _ in range(count)]
 
     def _group(self, flights: list[Flight]) -> Group:
         low = next(iter(self._flights), self._sequence)
@@ -280,13 +277,17 @@ class Producer:
         if settled and self._book is not None:
             self._book.settle(settled)
 
-    def _on_lingering(self, polled: list[Flight], answer: RouteAnswer | Exception) -> None:
+    def _on_lingering(self, polled: list[Flight], answer: SettledAnswer | Exception) -> None:
         with self._changed:
             self._is_polling = False
             if isinstance(answer, Exception):
                 self._in_doubt = True
             else:
-                self._settle_all(polled, answer)
+                changed = [polled[place] for place in answer.places]
+                for place in reversed(answer.places):
+                    del polled[place]
+                self._lingering += polled
+                self._settle_all(changed, RouteAnswer(answer.outcomes, answer.states))
             self._changed.notify_all()
 
     # -- the courier thread -----------------------------------------------------------

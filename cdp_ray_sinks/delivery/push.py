@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from cdp_ray_sinks.batch.batch import BatchHeader, Pack
@@ -37,6 +38,10 @@ Low: TypeAlias = tuple[bytes, int, int]
 """(producer, epoch, lowest unsettled sequence)."""
 
 
+GROUP_SHARED_MAX: Final = 512
+"""Batches in one call, however few objects they share."""
+
+
 class Group(NamedTuple):
     """Several batches in one call: each header's payload is payloads[places[i]]."""
 
@@ -63,6 +68,30 @@ def make_group(batches: list[tuple[BatchHeader, Payload]], lows: list[Low]) -> G
             payloads.append(payload)
         places.append(place)
     return Group([header for header, _ in batches], payloads, places, lows)
+
+
+def fitting(
+    batches: Iterable[tuple[BatchHeader, Payload]], batches_max: int, bytes_max: int
+) -> tuple[int, int]:
+    """How many of the batches one call carries, at least one, and their bytes of records.
+
+    Batches in a row that share an object count as one, because what costs is the reference.
+    """
+    count = object_count = group_bytes = 0
+    last: Payload = None
+    for header, payload in batches:
+        if count == GROUP_SHARED_MAX:
+            break
+        is_other = payload is not last or not count
+        if count and (
+            object_count + is_other > batches_max or group_bytes + header.record_bytes > bytes_max
+        ):
+            break
+        count += 1
+        object_count += is_other
+        group_bytes += header.record_bytes
+        last = payload
+    return count, group_bytes
 
 
 def is_inline(payload: Payload) -> bool:

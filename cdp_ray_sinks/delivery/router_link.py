@@ -29,7 +29,16 @@ class RouteAnswer(NamedTuple):
     states: list[int]
 
 
+class SettledAnswer(NamedTuple):
+    """The batches asked about that are further than was known: their places among those."""
+
+    places: list[int]
+    outcomes: list[Outcomes]
+    states: list[int]
+
+
 OnAnswer: TypeAlias = Callable[[RouteAnswer | Exception], None]
+OnSettled: TypeAlias = Callable[[SettledAnswer | Exception], None]
 
 
 class RouterLink(Protocol):
@@ -49,6 +58,6 @@ class RouterLink(Protocol):
         """Send a group; answered once required sinks have settled it, or soon anyway."""
         ...
 
-    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnAnswer) -> None:
+    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnSettled) -> None:
         """Ask about batches not complete yet; answered when one is further than known, or soon."""
         ...

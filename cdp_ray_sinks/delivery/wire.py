@@ -7,9 +7,10 @@ it would take an object of ours apart with a pickler of its own, at several time
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
-from cdp_ray_sinks.batch.batch import BatchHeader
+from cdp_ray_sinks.batch.batch import BatchHeader, BatchId
 from cdp_ray_sinks.delivery.push import Group, Payload, is_inline
 
 _PROTOCOL = 5
@@ -33,6 +34,16 @@ def decode_call(data: bytes, references: list[Payload]) -> tuple[tuple[Any, ...]
     payloads = [next(following) if pack is None else pack for pack in inline]
     headers = [BatchHeader(*values) for values in plain]
     return key, Group(headers, payloads, places, lows)
+
+
+def encode_known(known: Sequence[tuple[BatchId, int]]) -> bytes:
+    """Batches that are asked about, each with the state its producer knows."""
+    return pickle.dumps([(*batch_id, state) for batch_id, state in known], _PROTOCOL)
+
+
+def decode_known(data: bytes) -> list[tuple[BatchId, int]]:
+    """The batches of `encode_known`. The bytes must come from a process of ours."""
+    return [(BatchId(*batch_id), state) for *batch_id, state in pickle.loads(data)]
 
 
 def encode_answer(answer: object) -> bytes:

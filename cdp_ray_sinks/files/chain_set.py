@@ -33,8 +33,10 @@ from cdp_ray_sinks.files.sealer import Sealer
 from cdp_ray_sinks.files.segment import Segment, SegmentWriter
 from cdp_ray_sinks.files.sync import sync_made, sync_segments
 
-OPEN_CHAINS_MAX: Final = 4096
+OPEN_CHAINS_MAX: Final = 16_384
+OPEN_FILES_MAX: Final = 16_384
 _DESCRIPTORS_SPARE: Final = 1024
+_BOUND_MIN: Final = 64
 _NEVER_HEALS: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -42,9 +44,10 @@ class ChainSet:
     """Chains by workspace, opened when first needed. One thread at a time calls it.
 
     `open_files_max` bounds the segments' descriptors over all chains: the least recently
-    written segments are closed, and opened again by their next write.
-    `open_chains_max` bounds the chains: the least recently used one without unwritten
-    batches is sealed and let go.
+    written segments are closed, and opened again by their next write. None: as many as the
+    process may have, up to OPEN_FILES_MAX. `open_chains_max` bounds the chains, which have a
+    descriptor each: the least recently used one without unwritten batches is sealed and let
+    go. `open` lowers both to what the process may have.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class ChainSet:
         new_writer: Callable[[], SegmentWriter],
         options: ChainOptions,
         *,
-        open_files_max: int = 256,
+        open_files_max: int | None = None,
         open_chains_max: int = OPEN_CHAINS_MAX,
         clock: Clock | None = None,
         fs: FileSystem | None = None,
@@ -63,7 +66,7 @@ class ChainSet:
         self._new_follower = new_follower
         self._new_writer = new_writer
         self._options = options
-        self._open_files_max = open_files_max
+        self._open_files_max = open_files_max or OPEN_FILES_MAX
         self._open_chains_max = open_chains_max
         self._clock = clock or SystemClock()
         self._fs = fs or LocalFileSystem()
@@ -88,11 +91,24 @@ class ChainSet:
             raise TransientError(text) from error
         if not os.access(self.base, os.R_OK | os.W_OK | os.X_OK):
             raise ConfigError(f"path = {str(self.base)!r}: no permission to write there")
+        self._bound_files()
+
+    def _bound_files(self) -> None:
+        """Ask the system for as many descriptors as the bounds need, and make do with fewer."""
         wanted = self._open_files_max + self._open_chains_max + _DESCRIPTORS_SPARE
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < wanted:
+        if resource.RLIM_INFINITY != soft < wanted:
             with suppress(ValueError, OSError):  # then the system's own limit decides
                 resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if soft == resource.RLIM_INFINITY:
+            return
+        room = max(soft - _DESCRIPTORS_SPARE, soft // 2)
+        if room < self._open_files_max + self._open_chains_max:
+            # A chain that is let go costs a seal and a segment, a parked file two opens.
+            self._open_chains_max = min(self._open_chains_max, max(room // 2, _BOUND_MIN))
+            left = room - self._open_chains_max
+            self._open_files_max = min(self._open_files_max, max(left, _BOUND_MIN))
 
     @property
     def chains(self) -> Mapping[int, Chain]:
@@ -235,8 +251,15 @@ class ChainSet:
             del self._recent[segment]
 
     def _make_room(self) -> None:
+        """Let go of a chain if there are too many; if all have batches, they are written first.
+
+        What can't be written stays: it is raised where `flush` is called.
+        """
         if len(self._chains) < self._open_chains_max:
             return
+        if len(self._dirty) == len(self._chains):
+            with suppress(PartialFlushError):
+                self.flush()
         for workspace_id, chain in self._chains.items():
             if not chain.is_dirty:
                 self._forget(workspace_id)

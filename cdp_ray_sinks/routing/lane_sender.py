@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cdp_ray_sinks.batch.batch import BatchId
 from cdp_ray_sinks.delivery.backoff import Backoff
-from cdp_ray_sinks.delivery.push import DURABLE, PENDING, Group, Low, make_group
+from cdp_ray_sinks.delivery.push import DURABLE, PENDING, Group, Low, fitting, make_group
 from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.routing.flights import RoutedBatch
 
@@ -173,17 +173,8 @@ class LaneSender:
 
     def _next_group(self) -> tuple[int, int]:
         """How many batches go next, and their bytes; at least one."""
-        count, group_bytes = 0, 0
-        for batch in self._queue:
-            record_bytes = batch.header.record_bytes
-            if count and (
-                count >= self._group_batches_max
-                or group_bytes + record_bytes > self._group_bytes_max
-            ):
-                break
-            count += 1
-            group_bytes += record_bytes
-        return count, group_bytes
+        waiting = ((batch.header, batch.payload) for batch in self._queue)
+        return fitting(waiting, self._group_batches_max, self._group_bytes_max)
 
     def _start_push(
         self, lane: LaneLink, batches: list[RoutedBatch], *, is_ask: bool = False

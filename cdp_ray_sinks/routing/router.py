@@ -14,7 +14,12 @@ from typing import Any, Protocol
 from cdp_ray_sinks.batch.batch import BatchHeader, BatchId
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, SPOOLED, Group, Low, Outcomes, Payload
-from cdp_ray_sinks.delivery.router_link import COMPLETE, REQUIRED_SETTLED, RouteAnswer
+from cdp_ray_sinks.delivery.router_link import (
+    COMPLETE,
+    REQUIRED_SETTLED,
+    RouteAnswer,
+    SettledAnswer,
+)
 from cdp_ray_sinks.errors import SequenceGapError
 from cdp_ray_sinks.routing.flights import RoutedBatch, Waiter
 from cdp_ray_sinks.routing.lane_sender import Budget, LaneLink, LaneLostError, LaneSender
@@ -24,6 +29,8 @@ from cdp_ray_sinks.routing.table import RoutingTable
 TURN_WAIT_S_MAX = 10.0
 ANSWER_WAIT_S = 0.25
 SPOOL_IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
+SETTLED_ALONE_MAX = 8
+SETTLED_LINGER_S = 0.01
 PLACING_MAX = 4
 """Questions to one sink for lanes at the same time; one may wait for a process to start."""
 LANE_SHARE = 4
@@ -138,7 +145,6 @@ class Router:
         self._touched.clear()
         for gate in self._gates.values():
             gate.send()
-        self._place_new()
         turn.following += 1
         turn.changed.set()
         turn.changed = asyncio.Event()
@@ -148,10 +154,11 @@ class Router:
         await waiter.wait(ANSWER_WAIT_S)
         return self._answer(routed)
 
-    async def settled(self, known: Sequence[tuple[BatchId, int]]) -> RouteAnswer:
-        """Answer once one of these batches is further than the caller knows, or soon anyway.
+    async def settled(self, known: Sequence[tuple[BatchId, int]]) -> SettledAnswer:
+        """Which of these batches are further than the caller knows; answers soon anyway.
 
-        Raises SequenceGapError for a batch that this router does not know.
+        After the first it waits a moment, so that many are not asked for one by one. Raises
+        SequenceGapError for a batch that this router does not know.
         """
         unknown = [batch_id for batch_id, _ in known if batch_id not in self._batches]
         if unknown:
@@ -161,7 +168,10 @@ class Router:
         for batch, (_, state) in zip(polled, known, strict=True):
             batch.wait(waiter, state + 1)
         await waiter.wait(ANSWER_WAIT_S)
-        return self._answer(polled)
+        if len(polled) > SETTLED_ALONE_MAX:
+            await asyncio.sleep(SETTLED_LINGER_S)
+        further = [p for p, (_, state) in enumerate(known) if polled[p].state > state]
+        return SettledAnswer(further, *self._answer([polled[place] for place in further]))
 
     def forget_lane(self, sink_name: str, lane_name: str) -> bool:
         """Let go of a lane that is to be retired; False if anything is still under way to it."""
@@ -311,6 +321,8 @@ class Router:
             waiting.append(batch)
             return
         self._unplaced[key] = [batch]
+        if not self._to_place:
+            asyncio.get_running_loop().call_soon(self._place_new)
         self._to_place.setdefault(sink.name, []).append(workspace_id)
 
     def _place_new(self) -> None:

@@ -34,9 +34,9 @@ class ChainConfig(SinkConfig):
     survives the process, not the machine) and syncs every `fsync_interval_ms`; "off" never
     syncs. A segment ends `lateness_s` after its hour or day, at `segment_bytes_max`, or
     when nothing came for `idle_s`. `max_open_partitions` is per workspace,
-    `max_open_files` over all of a lane. On a file system that several hosts write set
-    `shared_file_system`: then a successor touches what the last writer left only after
-    `lease_s`.
+    `max_open_files` over all of a lane; None is what its process may have, up to 16,384. On
+    a file system that several hosts write set `shared_file_system`: then a successor
+    touches what the last writer left only after `lease_s`.
     """
 
     one_lane_per_workspace: ClassVar[bool] = True
@@ -49,7 +49,7 @@ class ChainConfig(SinkConfig):
     lateness_s: int = Field(default=60, ge=0)
     idle_s: int = Field(default=300, ge=1)
     max_open_partitions: int = Field(default=64, ge=1)
-    max_open_files: int = Field(default=256, ge=8)
+    max_open_files: int | None = Field(default=None, ge=8)
     shared_file_system: bool = False
     lease_s: int = Field(default=30, ge=1)
 

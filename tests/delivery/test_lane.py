@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.clock import SystemClock
 from cdp_ray_sinks.delivery.backoff import Backoff
-from cdp_ray_sinks.delivery.lane import Lane
+from cdp_ray_sinks.delivery.lane import ANSWER_WAIT_S, Lane
 from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DURABLE, PENDING, REFUSED
 from cdp_ray_sinks.errors import (
     FencedError,
@@ -318,6 +319,18 @@ def test_close_does_not_wait_for_a_sink_that_wants_more(bench: Bench) -> None:
     assert bench.push(make_batch(0)) == [PENDING]
     assert bench.lane.close(5_000)
     assert bench.sink.durable == [(1, 0)]
+
+
+def test_a_push_that_is_only_slow_is_waited_for(bench: Bench) -> None:
+    """Longer than what is retried: asking again would make it slower still."""
+    free = threading.Event()
+    bench.sink.fail_flush = lambda flushes: free.wait(5)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(bench.push, make_batch(0))
+        with pytest.raises(FutureTimeoutError):
+            slow.result(1.5 * ANSWER_WAIT_S)
+        free.set()
+        assert slow.result(5) == [DURABLE]
 
 
 def test_a_transient_write_error_keeps_the_order_of_its_workspace(bench: Bench) -> None:

@@ -18,7 +18,9 @@ from cdp_ray_sinks.delivery.router_link import (
     REQUIRED_SETTLED,
     LinkError,
     OnAnswer,
+    OnSettled,
     RouteAnswer,
+    SettledAnswer,
 )
 from cdp_ray_sinks.errors import BatchConflictError, DrainTimeoutError
 
@@ -46,6 +48,7 @@ class FakeLink:
             COMPLETE,
         )
         self.asked: list[list[BatchId]] = []
+        self.slow = 0
         self.next = 1
 
     def put(self, pack: Pack) -> Pack:
@@ -74,11 +77,13 @@ class FakeLink:
         else:
             self._reply(group, on_answer)
 
-    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnAnswer) -> None:
+    def settled(self, known: Sequence[tuple[BatchId, int]], on_answer: OnSettled) -> None:
         batch_ids = [batch_id for batch_id, _ in known]
         self.asked.append(batch_ids)
-        on_answer(RouteAnswer([(("a", DURABLE), ("b", DROPPED))] * len(batch_ids),
-                              [COMPLETE] * len(batch_ids)))  # fmt: skip
+        asked = range(len(batch_ids))[self.slow :]
+        self.slow = 0
+        outcomes = [(("a", DURABLE), ("b", DROPPED))] * len(asked)
+        on_answer(SettledAnswer(list(asked), outcomes, [COMPLETE] * len(asked)))
 
     def _reply(self, group: Group, on_answer: OnAnswer) -> None:
         answers = [self.answer(h) for h in group.headers]
@@ -324,15 +329,27 @@ def test_a_batch_that_a_sink_still_owes_is_asked_about_and_not_acknowledged(
 ) -> None:
     """The call's answer frees the call; the ticket waits for the sink."""
     link.answer = lambda h: ((), OWED if h.sequence == 0 else COMPLETE)
-    answers: list[OnAnswer] = []
+    answers: list[OnSettled] = []
     link.settled = lambda known, on_answer: answers.append(on_answer)  # type: ignore[method-assign]
     stuck = producer.submit(make_batch(0))
     for number in range(1, 10):
         producer.submit(make_batch(number)).result(5)
     assert not stuck.done()
     until(lambda: answers)
-    answers[0](RouteAnswer([(("a", DURABLE),)], [COMPLETE]))
+    answers[0](SettledAnswer([0], [(("a", DURABLE),)], [COMPLETE]))
     assert stuck.result(5) == {"a": DURABLE}
+
+
+def test_what_is_no_further_is_asked_about_again(producer: Producer, link: FakeLink) -> None:
+    """An answer names only those that are; the others stay the producer's."""
+    link.answer = lambda h: ((), OWED)
+    link.slow = 1
+    tickets = [producer.submit(make_batch(number)) for number in range(3)]
+    for ticket in tickets:
+        assert ticket.result(5) == {"a": DURABLE, "b": DROPPED}
+    until(lambda: producer.in_flight() == (0, 0))
+    assert sorted({batch_id.sequence for ids in link.asked for batch_id in ids}) == [0, 1, 2]
+    assert sum(len(ids) for ids in link.asked) == 4
 
 
 def test_a_refused_batch_raises_at_its_ticket(producer: Producer, link: FakeLink) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from cdp_ray_sinks.errors import ConfigError, FencedError, PartialFlushError, TransientError
+from cdp_ray_sinks.files.archive import verify
 from cdp_ray_sinks.files.chain_set import ChainSet
 
 
@@ -226,6 +229,42 @@ def test_the_limit_of_open_files_is_raised_to_what_the_bounds_need(
         assert soft >= min(hard, 1000)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+FEW_DESCRIPTORS = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+from cdp_ray_sinks.batch.builder import batch_of_messages
+from cdp_ray_sinks.files.chain_options import ChainOptions
+from cdp_ray_sinks.files.archive import verify
+from cdp_ray_sinks.files.chain_set import ChainSet
+from cdp_ray_sinks.writers.binary import BinaryWriter
+chains = ChainSet(Path(sys.argv[1]), BinaryWriter, ChainOptions())
+chains.open()
+for sequence in range(2):
+    for workspace_id in range(1, 401):
+        batch = batch_of_messages([b"%d" % sequence], workspace_id=workspace_id)
+        header = batch.header._replace(producer=b"p" * 16, epoch=1, sequence=sequence)
+        chains.append(type(batch)(header, batch.records, batch.offsets))
+    chains.flush()
+    print(len(chains.chains), len(list(Path("/proc/self/fd").iterdir())))
+chains.close()
+"""
+
+
+def test_few_descriptors_make_it_slower_but_not_fail(tmp_path: Path) -> None:
+    """Where the system allows fewer than the bounds ask for, the bounds give way."""
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_DESCRIPTORS, str(tmp_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counts = [int(word) for word in done.stdout.split()]
+    assert max(counts[1::2]) < 300
+    assert max(counts[::2]) < 300
+    report = verify(tmp_path)
+    assert (report.ok, report.messages) == (True, 800)
 
 
 def test_ticks_seal_in_the_background(bench: Any, open_set: Any) -> None:
