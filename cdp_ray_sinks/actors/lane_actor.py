@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.object_store import populate_mapping
 from cdp_ray_sinks.actors.specs import Identity, LaneSpec
@@ -81,6 +82,7 @@ class LaneActor:
                 self._clock.sleep_ms(backoff.delay_ms(attempt, random.random))
             else:
                 self._open_error = None
+                collect_rarely()
                 self._lane = lane
                 self._opened.set()
                 self._on_open()

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.specs import Identity, RouterSpec
 from cdp_ray_sinks.delivery.push import Group, Payload
@@ -125,6 +126,7 @@ class RouterActor:
     def _live(self) -> Router:
         """The router, made on first use because it belongs to the event loop."""
         if self._router is None:
+            collect_rarely()
             spec = self._spec
             sinks = {}
             for name, config in spec.sinks.items():

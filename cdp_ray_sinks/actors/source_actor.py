@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import Identity, SourceSpec
@@ -63,6 +64,7 @@ class SourceActor:
             limits=ProducerLimits(**spec.limits),
             accounts_dir=accounts_dir,
         )
+        collect_rarely()
         self._state = RUNNING
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
         self._thread.start()

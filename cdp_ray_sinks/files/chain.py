@@ -208,7 +208,8 @@ class Chain:
             return {}
         if not self._is_open:
             raise TransientError(f"the chain of {self.directory} is not open")
-        self.check()
+        if self._fence.is_shared:  # elsewhere the lock keeps others out until `confirm` looks
+            self.check()
         for key, batches in self._accepted.items():
             try:
                 for segment, run in self._runs(key, batches):

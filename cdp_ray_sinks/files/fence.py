@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from errno import EBADF, ENOLCK, ENOSYS, ENOTSUP
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +42,8 @@ class Fence:
     def __init__(
         self, workspace_directory: Path, clock: Clock, *, shared: bool = False, lease_s: int = 30
     ) -> None:
-        self.directory = workspace_directory / LANE_DIRECTORY
+        self._workspace = str(workspace_directory)  # text, because a Path costs more than a call
+        self.directory = f"{workspace_directory}/{LANE_DIRECTORY}"
         self.epoch = 0
         self.is_first = False
         """Whether there was no writer before, and nothing in the workspace's directory."""
@@ -59,11 +61,12 @@ class Fence:
         directory and the process), or if the directory can't be written.
         """
         with transient(f"can't take {self.directory}"):
-            workspace = self.directory.parent
-            if not workspace.parent.is_dir():
-                make_directories(workspace.parent)
-            is_new = make_directories(workspace, sync=self.is_shared)
-            make_directories(self.directory, sync=self.is_shared)
+            try:
+                is_new = self._made(self._workspace)
+            except FileNotFoundError:
+                make_directories(Path(self._workspace).parent)
+                is_new = self._made(self._workspace)
+            self._made(self.directory)
             if not self.is_shared:
                 self._lock()
             try:
@@ -129,13 +132,13 @@ class Fence:
             if self._write_epoch(epoch):
                 if max(epochs_in(self.directory), default=0) == epoch:
                     break
-                self._file_of(epoch).unlink(missing_ok=True)
+                _unlink(self._file_of(epoch))
             is_new = False
         self.epoch = epoch
         self.is_first = is_new
-        self._own, self._next = str(self._file_of(epoch)), str(self._file_of(epoch + 1))
+        self._own, self._next = self._file_of(epoch), self._file_of(epoch + 1)
         for old in sorted(epochs)[: 1 - _EPOCHS_KEPT]:
-            self._file_of(old).unlink(missing_ok=True)
+            _unlink(self._file_of(old))
 
     def _write_epoch(self, epoch: int) -> bool:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -152,8 +155,18 @@ class Fence:
             os.close(fd)
         return True
 
-    def _file_of(self, epoch: int) -> Path:
-        return self.directory / f"{_EPOCH_PREFIX}{epoch}"
+    def _file_of(self, epoch: int) -> str:
+        return f"{self.directory}/{_EPOCH_PREFIX}{epoch}"
+
+    def _made(self, directory: str) -> bool:
+        """Make a directory; False if the name is there. Raises FileNotFoundError."""
+        try:
+            os.mkdir(directory)  # noqa: PTH102 - the name is no Path
+        except FileExistsError:
+            return False
+        if self.is_shared:
+            sync_directory(Path(directory).parent)
+        return True
 
 
 def _exists(path: str) -> bool:
@@ -165,18 +178,23 @@ def _exists(path: str) -> bool:
     return True
 
 
-def epochs_in(lane_directory: Path) -> list[int]:
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 - the name is no Path
+
+
+def epochs_in(lane_directory: Path | str) -> list[int]:
     """The epochs that have files there, in no order."""
     names = os.listdir(lane_directory)  # noqa: PTH208 - names are all we need
     ends = [n.removeprefix(_EPOCH_PREFIX) for n in names if n.startswith(_EPOCH_PREFIX)]
     return [int(end) for end in ends if end.isdecimal()]
 
 
-def holder_of(lane_directory: Path) -> str:
+def holder_of(lane_directory: str) -> str:
     """What the newest epoch's file says: the process and its host."""
     try:
         newest = max(epochs_in(lane_directory), default=0)
-        path = lane_directory / f"{_EPOCH_PREFIX}{newest}"
+        path = Path(lane_directory) / f"{_EPOCH_PREFIX}{newest}"
         return path.read_bytes()[:200].decode(errors="replace").strip() or "unknown"
     except OSError:
         return "unknown"

@@ -161,7 +161,7 @@ def append_fully(fs: FileSystem, fd: int, data: bytes | memoryview) -> None:
         left = left[taken:]
 
 
-def sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path | str) -> None:
     """On return the names in the directory are on the disk."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -170,7 +170,7 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def make_directories(directory: Path, *, sync: bool = True) -> bool:
+def make_directories(directory: Path | str, *, sync: bool = True) -> bool:
     """Create a directory and those above it; whether it was not there before.
 
     The parents of new ones are synced. Raises OSError, also if the name is a file's.
@@ -178,14 +178,14 @@ def make_directories(directory: Path, *, sync: bool = True) -> bool:
     try:
         os.mkdir(directory)  # noqa: PTH102 - asking first would cost as much as making it
     except FileExistsError:
-        if not directory.is_dir():
+        if not Path(directory).is_dir():
             raise
         return False
     except FileNotFoundError:
-        make_directories(directory.parent, sync=sync)
+        make_directories(Path(directory).parent, sync=sync)
         return make_directories(directory, sync=sync)
     if sync:
-        sync_directory(directory.parent)
+        sync_directory(Path(directory).parent)
     return True
 
 

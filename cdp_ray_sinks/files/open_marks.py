@@ -35,12 +35,17 @@ class OpenMarks:
 
     def __init__(self, workspace_directory: Path) -> None:
         self._workspace = workspace_directory
-        self.directory = workspace_directory / LANE_DIRECTORY
+        self._prefix = f"{workspace_directory}/{LANE_DIRECTORY}/"
+
+    @property
+    def directory(self) -> Path:
+        """Where the marks are."""
+        return Path(self._prefix)
 
     def read(self) -> list[Mark]:
         """All marks, lowest segment number first; files that are no marks are ignored."""
         try:
-            names = os.listdir(self.directory)  # noqa: PTH208 - names are all we need
+            names = os.listdir(self._prefix)  # noqa: PTH208 - names are all we need
         except FileNotFoundError:
             return []
         marks = []
@@ -86,4 +91,4 @@ class OpenMarks:
 
     def _file(self, mark: Mark) -> str:
         path = mark.path.replace("/", _SLASH)
-        return f"{self.directory}/{mark.segment_number}{_SLASH}{path}{_SUFFIX}"
+        return f"{self._prefix}{mark.segment_number}{_SLASH}{path}{_SUFFIX}"

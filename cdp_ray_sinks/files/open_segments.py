@@ -62,6 +62,7 @@ class OpenSegments:
         self.damage: list[Damage] = []
         self.counters = SegmentCounters()
         self._directory = directory
+        self._base, self._workspace = str(directory.parent), str(directory)
         self._workspace_id = workspace_id
         self._suffix, self._index_flags = naming
         self._ledger = ledger
@@ -208,11 +209,11 @@ class OpenSegments:
 
     def _make(self, key: Key) -> Segment:
         partition, stream = key
-        directory = self._directory / partition.path
+        directory = f"{self._workspace}/{partition.path}"
         is_new = make_directories(directory, sync=False)
         place = self._places.get(key, 0)
         while True:
-            path = directory / segment_name(stream, place, self._suffix)
+            path = Path(f"{directory}/{segment_name(stream, place, self._suffix)}")
             place += 1
             if (not is_new and self._is_there(path)) or self._follower.is_taken(path):
                 continue
@@ -256,12 +257,11 @@ class OpenSegments:
         Its partition's and the marks', which have a new name in them, and those above as
         far as this process has not synced the name of the one below.
         """
-        workspace = str(self._directory)
-        base = workspace.rpartition("/")[0]
+        workspace = self._workspace
         changed = [f"{workspace}/{partition.path}", f"{workspace}/{LANE_DIRECTORY}"]
         for directory in tuple(changed):
             below = directory
-            while below not in self._lasting and below != base:
+            while below not in self._lasting and below != self._base:
                 below = below.rpartition("/")[0]
                 changed.append(below)
         return list(dict.fromkeys(changed))

@@ -46,15 +46,15 @@ def partition_of(workspace_id: int, received_at_ms: int, rotation: Rotation) -> 
     if not 0 <= received_at_ms < _YEAR_10000_MS:
         raise TerminalError(f"received time {received_at_ms} ms is not between 1970 and 9999")
     span_ms = HOUR_MS if rotation == "hourly" else DAY_MS
-    return _partition(workspace_id, received_at_ms // span_ms, span_ms)
+    starts_at_ms = received_at_ms - received_at_ms % span_ms
+    path = _path_of(starts_at_ms, span_ms)
+    return Partition(workspace_id, starts_at_ms, starts_at_ms + span_ms, path)
 
 
 @lru_cache(maxsize=1024)
-def _partition(workspace_id: int, place: int, span_ms: int) -> Partition:
-    starts_at_ms = place * span_ms
+def _path_of(starts_at_ms: int, span_ms: int) -> str:
     moment = datetime.fromtimestamp(starts_at_ms / 1000, UTC)
-    path = moment.strftime("%Y-%m-%d/%H" if span_ms == HOUR_MS else "%Y-%m-%d")
-    return Partition(workspace_id, starts_at_ms, starts_at_ms + span_ms, path)
+    return moment.strftime("%Y-%m-%d/%H" if span_ms == HOUR_MS else "%Y-%m-%d")
 
 
 def segment_name(stream: str, place: int, suffix: str) -> str:

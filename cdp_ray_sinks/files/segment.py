@@ -90,7 +90,6 @@ class Segment:
         self, path: Path, mark: Mark, header: IndexHeader, partition: Partition, stream: str
     ) -> None:
         self.path = path
-        self.index_path = path.with_name(path.name + INDEX_SUFFIX)
         self.mark = mark
         self.header = header
         self.partition = partition
@@ -106,6 +105,11 @@ class Segment:
         """A commit is planned for it, or written and not yet confirmed."""
         self._data_fd = -1
         self._index_fd = -1
+
+    @property
+    def index_path(self) -> Path:
+        """The commit index beside the data file."""
+        return Path(f"{self.path}{INDEX_SUFFIX}")
 
     @property
     def key(self) -> tuple[Partition, str]:
@@ -266,7 +270,7 @@ class Segment:
         flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         data_fd = os.open(self.path, flags, 0o644)
         try:
-            self._index_fd = os.open(self.index_path, flags | os.O_APPEND, 0o644)
+            self._index_fd = os.open(f"{self.path}{INDEX_SUFFIX}", flags | os.O_APPEND, 0o644)
         except OSError:
             os.close(data_fd)
             if flags & os.O_EXCL:

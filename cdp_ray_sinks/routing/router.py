@@ -321,7 +321,7 @@ class Router:
             waiting.append(batch)
             return
         self._unplaced[key] = [batch]
-        if not self._to_place:
+        if sink.name not in self._to_place:
             asyncio.get_running_loop().call_soon(self._place_new)
         self._to_place.setdefault(sink.name, []).append(workspace_id)
 
