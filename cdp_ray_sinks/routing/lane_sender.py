@@ -15,7 +15,10 @@ from cdp_ray_sinks.routing.flights import RoutedBatch
 
 PUSHES_IN_FLIGHT_MAX = 2
 GROUP_BATCHES_MIN = 8
-"""While a push is under way another one goes only when so many batches wait."""
+GROUP_BYTES_MIN = 8 * 1024 * 1024
+GROUP_SMALL_MIN = 128
+"""While a push is under way another one goes only when so many batches wait, and of small
+ones, below so many bytes, more: each commit costs a sync, whatever it carries."""
 ASK_AGAIN_S = 0.25
 """How long after a lane answered "pending" the same batch is pushed again, to ask for it."""
 
@@ -99,6 +102,7 @@ class LaneSender:
         self._group_batches_max = group_batches_max
         self._group_bytes_max = min(group_bytes_max, lane_bytes_max)
         self._queue: deque[RoutedBatch] = deque()
+        self._queued_bytes = 0
         self._sent: dict[BatchId, RoutedBatch] = {}
         self._pending: deque[RoutedBatch] = deque()
         self._asking: asyncio.TimerHandle | None = None
@@ -118,6 +122,7 @@ class LaneSender:
         It goes with the next `send`, so that what arrives together leaves together.
         """
         self._queue.append(batch)
+        self._queued_bytes += batch.header.record_bytes
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -136,6 +141,7 @@ class LaneSender:
         self._budget.queued_bytes -= sum(batch.header.record_bytes for batch in self._queue)
         sent_bytes = sum(batch.header.record_bytes for batch in self._sent.values())
         self._queue.clear()
+        self._queued_bytes = 0
         self._sent.clear()
         self._pending.clear()
         self._budget.give_back(sent_bytes)
@@ -158,6 +164,7 @@ class LaneSender:
                 self._is_waiting = True
                 return
             self._budget.queued_bytes -= group_bytes
+            self._queued_bytes -= group_bytes
             batches = [self._queue.popleft() for _ in range(count)]
             self._sent.update((batch.header.batch_id, batch) for batch in batches)
             self._start_push(self._lane, batches)
@@ -165,7 +172,12 @@ class LaneSender:
     def _may_push(self) -> bool:
         if self._is_waiting or len(self._pushes) >= PUSHES_IN_FLIGHT_MAX:
             return False
-        return bool(self._queue) and (not self._pushes or len(self._queue) >= GROUP_BATCHES_MIN)
+        if not self._pushes:
+            return bool(self._queue)
+        waiting = len(self._queue)
+        return waiting >= GROUP_SMALL_MIN or (
+            waiting >= GROUP_BATCHES_MIN and self._queued_bytes >= GROUP_BYTES_MIN
+        )
 
     def _room_came(self) -> None:
         self._is_waiting = False
@@ -257,6 +269,7 @@ class LaneSender:
         self._sent.clear()
         self._pending.clear()
         self._budget.queued_bytes += unsettled_bytes
+        self._queued_bytes += unsettled_bytes
         self._lane, self._number, self._recovery = lane, 0, None
         self._budget.give_back(unsettled_bytes)
         self.send()

@@ -14,7 +14,7 @@ from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, PENDING, Group, make_g
 from cdp_ray_sinks.delivery.router_link import COMPLETE, OWED, REQUIRED_SETTLED, SettledAnswer
 from cdp_ray_sinks.errors import SequenceGapError
 from cdp_ray_sinks.routing import lane_sender
-from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
+from cdp_ray_sinks.routing.lane_sender import GROUP_BYTES_MIN, LaneLink, LaneLostError
 from cdp_ray_sinks.routing.router import Router, SinkRoute
 from cdp_ray_sinks.routing.table import RoutingTable
 
@@ -124,23 +124,32 @@ def test_a_group_is_answered_when_every_sink_has_it() -> None:
     run(scenario())
 
 
-def test_what_queues_up_while_pushes_are_under_way_goes_as_one_group() -> None:
-    """A second push goes once eight wait; the rest waits for the first two."""
+@pytest.mark.parametrize(
+    ("record_bytes", "count", "groups"),
+    [(GROUP_BYTES_MIN // 8, 12, [1, 8, 3]), (100, 12, [1, 11]), (100, 131, [1, 128, 2])],
+)
+def test_what_queues_up_while_pushes_are_under_way_goes_as_one_group(
+    record_bytes: int, count: int, groups: list[int]
+) -> None:
+    """A second push goes once eight large or many small ones wait; the rest waits for both."""
 
     async def scenario() -> None:
         lane = FakeLane()
         lane.gate.clear()
-        router = make_router({"one": Places(lane)}, in_flight_bytes_max=100_000)
+        router = make_router(
+            {"one": Places(lane)}, in_flight_bytes_max=10**9, group_batches_max=200
+        )
         calls = []
-        for n in range(12):
-            call = router.route(PRODUCER, 1, n + 1, group(header(n)))
+        for n in range(count):
+            call = router.route(PRODUCER, 1, n + 1, group(header(n, record_bytes=record_bytes)))
             calls.append(asyncio.ensure_future(call))
-            await asyncio.sleep(0.001)
-        assert lane.groups == [1, 8]
+            for _ in range(8):
+                await asyncio.sleep(0)
+        assert lane.groups == groups[: len(groups) - 1]
         lane.gate.set()
         await asyncio.gather(*calls)
-        assert lane.taken == list(range(12))
-        assert lane.groups == [1, 8, 3]
+        assert lane.taken == list(range(count))
+        assert lane.groups == groups
 
     run(scenario())
 
