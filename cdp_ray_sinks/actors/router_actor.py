@@ -90,8 +90,16 @@ class ChainLanes:
         return RayLaneLink(lane_name, self._namespace)
 
 
-class RaySpoolPlace(LoneLane):
+class RaySpoolPlace:
     """A sink's spool as the router sees it."""
+
+    def __init__(self, actor_name: str, namespace: str) -> None:
+        self._actor_name = actor_name
+        self._namespace = namespace
+
+    async def lane(self) -> LaneLink:
+        """The way to it. Raises LaneLostError when its actor is not there."""
+        return RayLaneLink(self._actor_name, self._namespace)
 
     async def is_empty(self) -> bool:
         """Ask its actor. Raises LaneLostError."""

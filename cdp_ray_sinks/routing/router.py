@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from cdp_ray_sinks.batch.batch import BatchHeader, BatchId
-from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, SPOOLED, Group, Low, Outcomes, Payload
 from cdp_ray_sinks.delivery.router_link import (
     COMPLETE,
@@ -22,7 +22,8 @@ from cdp_ray_sinks.delivery.router_link import (
 )
 from cdp_ray_sinks.errors import SequenceGapError
 from cdp_ray_sinks.routing.flights import RoutedBatch, Waiter
-from cdp_ray_sinks.routing.lane_sender import Budget, LaneLink, LaneLostError, LaneSender
+from cdp_ray_sinks.routing.lane_sender import Budget, LaneLink, LaneSender
+from cdp_ray_sinks.routing.placing import Placing, SinkPlaces
 from cdp_ray_sinks.routing.spool_gate import SpoolGate, SpoolLink
 from cdp_ray_sinks.routing.table import RoutingTable
 
@@ -31,32 +32,15 @@ ANSWER_WAIT_S = 0.25
 SPOOL_IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 SETTLED_ALONE_MAX = 8
 SETTLED_LINGER_S = 0.01
-PLACING_MAX = 4
-"""Questions to one sink for lanes at the same time; one may wait for a process to start."""
 LANE_SHARE = 4
 """No lane of a sink with many may hold more than this part of the sink's budget."""
 
 
-class SinkPlaces(Protocol):
-    """Finds the lanes of a sink that write some workspaces."""
-
-    async def place(self, workspace_ids: Sequence[int]) -> Mapping[int, str]:
-        """The lanes' names of those that have one now; waits until one of them does.
-
-        Raises LaneLostError when nobody can tell.
-        """
-        ...
-
-    async def link(self, lane_name: str) -> LaneLink:
-        """A way to a lane. Raises LaneLostError when there is none now."""
-        ...
-
-
 class SpoolPlace(SpoolLink, Protocol):
-    """Finds the lane of a sink's spool, and knows whether that is empty."""
+    """The way to a sink's spool, and whether that is empty."""
 
-    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
-        """The spool's lane, whatever the workspace. Raises LaneLostError."""
+    async def lane(self) -> LaneLink:
+        """The spool's lane. Raises LaneLostError."""
         ...
 
 
@@ -109,8 +93,10 @@ class Router:
         self._placed: dict[tuple[str, int], LaneSender] = {}
         self._unplaced: dict[tuple[str, int], list[RoutedBatch]] = {}
         self._touched: set[LaneSender] = set()
-        self._to_place: dict[str, list[int]] = {}
-        self._placing: dict[str, set[asyncio.Task[None]]] = {name: set() for name in sinks}
+        self._placings = {
+            name: Placing(sink.places, partial(self._placed_at, sink), random)
+            for name, sink in sinks.items()
+        }
         self._batches: dict[BatchId, RoutedBatch] = {}
         self._turns: dict[bytes, _ProducerTurn] = {}
         self._lows: dict[tuple[bytes, int], int] = {}
@@ -269,7 +255,7 @@ class Router:
             budget = Budget(SPOOL_IN_FLIGHT_BYTES_MAX)
 
             async def find() -> LaneLink:
-                return (await spool.lane(0))[1]
+                return await spool.lane()
 
             name = f"{self._router_id}>{sink.name}-spool"
             sender = self._sender(sink, name, find, budget, 1, SPOOLED)
@@ -321,53 +307,23 @@ class Router:
             waiting.append(batch)
             return
         self._unplaced[key] = [batch]
-        if sink.name not in self._to_place:
-            asyncio.get_running_loop().call_soon(self._place_new)
-        self._to_place.setdefault(sink.name, []).append(workspace_id)
+        self._placings[sink.name].want(workspace_id)
 
-    def _place_new(self) -> None:
-        """Ask for the lanes of the workspaces that came, all in one question per sink.
-
-        While `PLACING_MAX` questions are open they wait and are in the next one together.
-        """
-        for name in list(self._to_place):
-            tasks = self._placing[name]
-            if len(tasks) < PLACING_MAX:
-                workspace_ids = self._to_place.pop(name)
-                place = self._place(self._sinks[name], workspace_ids)
-                task = asyncio.get_running_loop().create_task(place)
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-
-    async def _place(self, sink: SinkRoute, workspace_ids: list[int]) -> None:
-        """Find their lanes, however long it takes, and queue what waits for them."""
-        backoff, attempt = Backoff(delay_ms_max=1_000), 0
-        left = dict.fromkeys(workspace_ids)
-        while left := left or dict.fromkeys(self._to_place.pop(sink.name, ())):
-            try:
-                found = await sink.places.place(list(left))
-            except LaneLostError:
-                attempt += 1
-                await asyncio.sleep(backoff.delay_ms(attempt, self._random) / 1000)
-                continue
-            senders: set[LaneSender] = set()
-            for workspace_id, lane_name in found.items():
-                del left[workspace_id]
-                senders.add(self._placed_at(sink, workspace_id, lane_name))
-            for sender in senders:
-                sender.send()
-
-    def _placed_at(self, sink: SinkRoute, workspace_id: int, lane_name: str) -> LaneSender:
-        """Note a workspace's lane; what waited for it is queued there."""
-        sender = self._senders.get((sink.name, lane_name))
-        if sender is None:
-            sender = self._new_sender(sink, lane_name, workspace_id)
-            self._senders[(sink.name, lane_name)] = sender
-        key = (sink.name, workspace_id)
-        self._placed[key] = sender
-        for batch in self._unplaced.pop(key):
-            sender.offer(batch)
-        return sender
+    def _placed_at(self, sink: SinkRoute, lane_names: Mapping[int, str]) -> None:
+        """Note the lanes of workspaces; what waited for them is queued there."""
+        senders: set[LaneSender] = set()
+        for workspace_id, lane_name in lane_names.items():
+            sender = self._senders.get((sink.name, lane_name))
+            if sender is None:
+                sender = self._new_sender(sink, lane_name, workspace_id)
+                self._senders[(sink.name, lane_name)] = sender
+            key = (sink.name, workspace_id)
+            self._placed[key] = sender
+            for batch in self._unplaced.pop(key):
+                sender.offer(batch)
+            senders.add(sender)
+        for sender in senders:
+            sender.send()
 
     def _new_sender(self, sink: SinkRoute, lane_name: str, workspace_id: int) -> LaneSender:
         async def find() -> LaneLink:

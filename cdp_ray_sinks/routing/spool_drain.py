@@ -74,7 +74,9 @@ class SpoolDrain:
                 await self._send(items)
             elif self._owed:
                 ids = list(self._owed)
-                self._note(ids, await self._router.settled([(each, OWED) for each in ids]))
+                answer = await self._router.settled([(each, OWED) for each in ids])
+                further = [ids[place] for place in answer.places]
+                self._note(further, RouteAnswer(answer.outcomes, answer.states))
             else:
                 await asyncio.sleep(IDLE_S)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,8 @@ class FakeSpool(FakeLane):
         self.empty = True
         self.is_lost_asking = False
 
-    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
-        return "spool", self
+    async def lane(self) -> LaneLink:
+        return self
 
     async def is_empty(self) -> bool:
         if self.is_lost_asking:
@@ -61,8 +61,11 @@ class Place:
     def __init__(self, lane: FakeLane) -> None:
         self._lane = lane
 
-    async def lane(self, workspace_id: int) -> tuple[str, LaneLink]:
-        return "lane", self._lane
+    async def place(self, workspace_ids: Sequence[int]) -> Mapping[int, str]:
+        return dict.fromkeys(workspace_ids, "lane")
+
+    async def link(self, lane_name: str) -> LaneLink:
+        return self._lane
 
 
 def make_router(lane: FakeLane, spool: FakeSpool, in_flight_bytes_max: int = 1000) -> Router:
@@ -98,8 +101,8 @@ class Sender:
         while any(state != COMPLETE for state in states):
             places = [n for n, state in enumerate(states) if state != COMPLETE]
             asked = await self._router.settled([(headers[n].batch_id, states[n]) for n in places])
-            for n, outcome, state in zip(places, asked.outcomes, asked.states, strict=True):
-                outcomes[n], states[n] = outcome, state
+            for n, outcome, state in zip(*asked, strict=True):
+                outcomes[places[n]], states[places[n]] = outcome, state
         return outcomes
 
 
