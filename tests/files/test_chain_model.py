@@ -132,7 +132,7 @@ def test_a_chain_agrees_with_its_model(bench: Any) -> None:
     """Nothing acknowledged is lost, nothing is stored twice, whatever happens in which order."""
 
     def make_bench(base: Path) -> Any:
-        return type(bench)(base, bench.hand)
+        return type(bench)(base, bench.hand, type(bench.fs)())
 
     ChainMachine.make_bench = staticmethod(make_bench)
     case = ChainMachine.TestCase()
