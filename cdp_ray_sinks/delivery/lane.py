@@ -92,8 +92,8 @@ class Lane:
         """Write the batches; returns one outcome each, once all of them are settled.
 
         What is being retried is answered as pending after `ANSWER_WAIT_S`, so that a
-        workspace that is stuck does not keep the answers of others. What is only slow is
-        waited for: asking again would make it slower.
+        workspace that is stuck does not keep the answers of others. Files that are only slow
+        are waited for: asking again would make them slower.
 
         Raises SequenceGapError when an earlier push of the session is missing or the session
         is over, and FencedError when another writer owns this lane. Nothing of the push is
@@ -112,12 +112,7 @@ class Lane:
             self._changed.notify()
         if not batches:
             return []
-        while True:
-            try:
-                return list(push.future.result(ANSWER_WAIT_S))
-            except TimeoutError:
-                if push.is_retried:
-                    return list(push.outcomes)
+        return push.wait(ANSWER_WAIT_S, is_patient=self._by_workspace)
 
     def queued_bytes(self) -> int:
         """Bytes taken and not yet settled."""

@@ -56,6 +56,18 @@ class PushAnswer:
         if not self.remaining and not self.future.done():
             self.future.set_result(self.outcomes)
 
+    def wait(self, wait_s: float, *, is_patient: bool) -> list[str]:
+        """The outcomes once all are known; after `wait_s` those that are.
+
+        With `is_patient` only if the sink is being asked again. Raises what broke the lane.
+        """
+        while True:
+            try:
+                return list(self.future.result(wait_s))
+            except TimeoutError:
+                if self.is_retried or not is_patient:
+                    return list(self.outcomes)
+
     def release(self) -> None:
         """Answer with what is known by now."""
         if not self.future.done():

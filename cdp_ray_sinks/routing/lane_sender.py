@@ -15,10 +15,11 @@ from cdp_ray_sinks.routing.flights import RoutedBatch
 
 PUSHES_IN_FLIGHT_MAX = 2
 GROUP_BATCHES_MIN = 8
+"""While a push is under way another one goes only when so many batches wait."""
 GROUP_BYTES_MIN = 8 * 1024 * 1024
 GROUP_SMALL_MIN = 128
-"""While a push is under way another one goes only when so many batches wait, and of small
-ones, below so many bytes, more: each commit costs a sync, whatever it carries."""
+"""To a lane of many workspaces it goes only with so many bytes, or so many small batches: a
+commit costs a sync, whatever it carries."""
 ASK_AGAIN_S = 0.25
 """How long after a lane answered "pending" the same batch is pushed again, to ask for it."""
 
@@ -86,6 +87,7 @@ class LaneSender:
         new_session: Callable[[], int],
         *,
         lane_bytes_max: int,
+        has_workspaces: bool,
         group_batches_max: int,
         group_bytes_max: int,
         durable_as: str = DURABLE,
@@ -99,6 +101,7 @@ class LaneSender:
         self._random = random
         self._new_session = new_session
         self._lane_bytes_max = lane_bytes_max
+        self._has_workspaces = has_workspaces
         self._group_batches_max = group_batches_max
         self._group_bytes_max = min(group_bytes_max, lane_bytes_max)
         self._queue: deque[RoutedBatch] = deque()
@@ -175,9 +178,9 @@ class LaneSender:
         if not self._pushes:
             return bool(self._queue)
         waiting = len(self._queue)
-        return waiting >= GROUP_SMALL_MIN or (
-            waiting >= GROUP_BATCHES_MIN and self._queued_bytes >= GROUP_BYTES_MIN
-        )
+        if not self._has_workspaces or self._queued_bytes >= GROUP_BYTES_MIN:
+            return waiting >= GROUP_BATCHES_MIN
+        return waiting >= GROUP_SMALL_MIN
 
     def _room_came(self) -> None:
         self._is_waiting = False

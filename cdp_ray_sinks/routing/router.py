@@ -352,6 +352,7 @@ class Router:
             self._random,
             self._new_session,
             lane_bytes_max=budget.in_flight_bytes_max // share,
+            has_workspaces=share > 1,
             group_batches_max=self._group_batches_max,
             group_bytes_max=self._group_bytes_max,
             durable_as=durable_as,

@@ -125,21 +125,30 @@ def test_a_group_is_answered_when_every_sink_has_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record_bytes", "count", "groups"),
-    [(GROUP_BYTES_MIN // 8, 12, [1, 8, 3]), (100, 12, [1, 11]), (100, 131, [1, 128, 2])],
+    ("by_workspace", "record_bytes", "groups"),
+    [
+        (False, 100, [1, 8, 3]),
+        (True, GROUP_BYTES_MIN // 8, [1, 8, 3]),
+        (True, 100, [1, 11]),
+        (True, 100, [1, 128, 2]),
+    ],
 )
 def test_what_queues_up_while_pushes_are_under_way_goes_as_one_group(
-    record_bytes: int, count: int, groups: list[int]
+    by_workspace: bool, record_bytes: int, groups: list[int]
 ) -> None:
-    """A second push goes once eight large or many small ones wait; the rest waits for both."""
+    """A second push goes once eight wait, or many small ones; the rest waits for both."""
 
     async def scenario() -> None:
         lane = FakeLane()
         lane.gate.clear()
         router = make_router(
-            {"one": Places(lane)}, in_flight_bytes_max=10**9, group_batches_max=200
+            {"one": Places(lane)},
+            by_workspace=by_workspace,
+            in_flight_bytes_max=10**9,
+            group_batches_max=200,
         )
         calls = []
+        count = sum(groups)
         for n in range(count):
             call = router.route(PRODUCER, 1, n + 1, group(header(n, record_bytes=record_bytes)))
             calls.append(asyncio.ensure_future(call))
