@@ -13,8 +13,14 @@ from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.errors import DrainTimeoutError
 from cdp_ray_sinks.files.archive import segments, verify
 from cdp_ray_sinks.pipeline import Pipeline
-from cdp_ray_sinks.testing import numbered_batch, numbers_in
+from cdp_ray_sinks.testing import (
+    numbered_batch,
+    numbered_events,
+    numbers_in,
+    numbers_in_tables,
+)
 from cdp_ray_sinks.writers.binary import BinaryReader
+from cdp_ray_sinks.writers.warehouse_check import verify_warehouse
 
 
 @pytest.fixture
@@ -99,3 +105,28 @@ def test_a_disk_that_stays_full_ends_the_drain_with_a_reason(
     pipeline.stop()
     assert error.value.unsettled >= 12
     assert verify(small_disk / "a").ok
+
+
+def test_a_warehouse_on_a_full_disk_is_told_and_heals(small_disk: Path, tmp_path: Path) -> None:
+    """Journal and files share the disk: with room again each number is published, once."""
+    config = PipelineConfig(
+        pipeline={"name": "full", "state_dir": tmp_path / "state"},
+        ray={"object_store_bytes": 200 * 1024 * 1024},
+        sinks={"tables": {"type": "parquet", "path": small_disk / "w", "compression": "none",
+                          "segment_bytes_max": 1_500_000}},
+        delivery={"window_bytes": 64 * 1024 * 1024, "populate_object_store": False},
+    )  # fmt: skip
+    batches = [numbered_events(n, record_bytes=100_000, messages=10) for n in range(20)]
+    with Pipeline(config) as pipeline:
+        producer = pipeline.producer("mine")
+        tickets = [producer.submit(batch) for batch in batches]
+        until = time.monotonic() + 30
+        while "No space left" not in errors_of(pipeline):
+            assert time.monotonic() < until, errors_of(pipeline)
+            time.sleep(0.2)
+        assert not all(ticket.done() for ticket in tickets)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        for ticket in tickets:
+            assert ticket.result(60) == {"tables": "durable"}
+    assert sorted(numbers_in_tables(small_disk / "w")) == sorted([*range(20)] * 10)
+    assert verify_warehouse(small_disk / "w").ok
