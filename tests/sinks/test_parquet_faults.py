@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import current_thread
+from threading import Event, current_thread
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from cdp_ray_sinks.errors import FencedError, PartialFlushError, TransientError
 from cdp_ray_sinks.sinks.base import SinkContext
 from cdp_ray_sinks.sinks.parquet import ParquetConfig, ParquetSink
 from cdp_ray_sinks.testing import RECEIVED_AT_MS, numbered_events, numbers_in_tables
+from cdp_ray_sinks.writers.warehouse_check import verify_warehouse
 
 
 class StoppedClock(SystemClock):
@@ -196,3 +197,34 @@ def test_a_writer_with_a_successor_publishes_nothing_more(tmp_path: Path) -> Non
     tick_until(second, lambda _: len(numbers_in_tables(tmp_path)) == 20)
     second.close()
     assert sorted(numbers_in_tables(tmp_path)) == sorted([0, 1, 2] * 10)
+
+
+@pytest.mark.parametrize(("operation", "name"), [("sync", ".inprogress"), ("move", ".parquet")])
+def test_a_publisher_that_sleeps_through_a_takeover_publishes_no_second_copy(
+    operation: str, name: str, tmp_path: Path, failing_disk: Any
+) -> None:
+    """Whether it slept before it looked for a successor or after: its file is gone."""
+    options = {"shared_file_system": True, "lease_s": 1}
+    asleep, awake = Event(), Event()
+
+    def sleeps(called: str, found: str) -> int:
+        if called == operation and found.endswith(name):
+            asleep.set()
+            awake.wait(30)
+        return 0
+
+    failing_disk.fails = sleeps
+    first = sink_at(tmp_path, failing_disk, **options)
+    write(first, 0, 1, 2)
+    tick_until(first, lambda _: asleep.is_set())
+    second = sink_at(tmp_path, **options)
+    second.ledger_for(1)
+    tick_until(second, lambda _: len(numbers_in_tables(tmp_path)) == 30)
+    awake.set()
+    with pytest.raises(FencedError):
+        write(first, 3)
+    first.close()
+    write(second, 3)
+    second.close()
+    assert sorted(numbers_in_tables(tmp_path)) == sorted([*range(4)] * 10)
+    assert verify_warehouse(tmp_path).ok
