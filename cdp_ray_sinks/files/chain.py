@@ -148,7 +148,7 @@ class Chain:
     @property
     def is_dirty(self) -> bool:
         """Whether a batch was appended that is not yet durable."""
-        return bool(self._accepted)
+        return bool(self._accepted) or self._follower.is_busy
 
     def append(self, batch: Batch) -> None:
         """Keep a batch until the next commit; its buffers must stay valid until it is durable.

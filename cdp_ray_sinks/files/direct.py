@@ -8,7 +8,7 @@ its files tell which batches are had.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -73,6 +73,7 @@ class DirectFiles:
         self._clock = clock
         self._lose = lose
         self._drafts: dict[Key, _Draft] = {}
+        self._held: Counter[int] = Counter()
         self._unsettled: list[_Draft] = []
         """Published, but not yet known to last: the directory could not be synced."""
         self._next_places: OrderedDict[Key, int] = OrderedDict()
@@ -104,6 +105,11 @@ class DirectFiles:
         draft.group_bytes += header.record_bytes
         self.held_bytes += header.record_bytes
         self.held_batches += 1
+        self._held[header.workspace_id] += 1
+
+    def holds(self, workspace_id: int) -> bool:
+        """Whether a batch of that workspace waits to be published."""
+        return workspace_id in self._held
 
     def flush(self) -> None:
         """On return all that is held is published.
@@ -229,6 +235,10 @@ class DirectFiles:
     def _forget_held(self, draft: _Draft) -> None:
         self.held_bytes -= sum(batch.header.record_bytes for batch in draft.batches)
         self.held_batches -= len(draft.batches)
+        workspace_id = draft.key[0].workspace_id
+        self._held[workspace_id] -= len(draft.batches)
+        if not self._held[workspace_id]:
+            del self._held[workspace_id]
 
     def _start_again(self, draft: _Draft) -> None:
         """Throw away what was made of a file; its batches are handed over anew."""

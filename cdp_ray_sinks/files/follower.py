@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 class Follower(Protocol):
     """Follows one chain, on whose thread all of this is called."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something waits for the next flush, so that the chain must stay open."""
+        ...
+
     def open(
         self, epoch: int, check: Callable[[], None], forget_directory: Callable[[Path], None]
     ) -> None:
@@ -60,6 +65,11 @@ class Follower(Protocol):
 
 class NoFollower:
     """Follows nothing: the segments are what the chain is for."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Nothing waits."""
+        return False
 
     def open(
         self, epoch: int, check: Callable[[], None], forget_directory: Callable[[Path], None]

@@ -16,6 +16,7 @@ from typing import Final
 
 from cdp_ray_sinks.files import in_progress
 from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX
+from cdp_ray_sinks.files.direct import DirectFiles
 from cdp_ray_sinks.files.file_system import FileSystem
 from cdp_ray_sinks.files.index_reading import index_path_of, load_index
 from cdp_ray_sinks.files.open_marks import Mark, OpenMarks
@@ -40,7 +41,9 @@ class Journal:
         table_format: TableFormat,
         fs: FileSystem,
         limits: GroupLimits,
+        direct: DirectFiles | None = None,
     ) -> None:
+        """`direct` makes files of batches that are not journalled."""
         self.damage: list[Damage] = []
         self.problem: str | None = None
         """Why something could not be published when the chain was closed."""
@@ -51,6 +54,7 @@ class Journal:
         self._format = table_format
         self._fs = fs
         self._limits = limits
+        self._direct = direct
         self._place: PublicationPlace | None = None
         self._forget_directory: Callable[[Path], None] = lambda directory: None
         self._publications: dict[Path, Publication] = {}
@@ -62,6 +66,11 @@ class Journal:
         """Where the workspace's files go; once it is open."""
         assert self._place is not None
         return self._place
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether batches wait to be published without a journal."""
+        return self._direct is not None and self._direct.holds(self._workspace_id)
 
     @property
     def is_published(self) -> bool:
@@ -143,11 +152,17 @@ class Journal:
         self.problem = next(filter(None, problems), None)
         self._publisher.drop(publications)
         self.tick()
+        self._forget_direct()
 
     def abandon(self) -> None:
         """Publish nothing more."""
         self._publisher.drop(list(self._publications.values()))
         self._publications.clear()
+        self._forget_direct()
+
+    def _forget_direct(self) -> None:
+        if self._direct is not None:
+            self._direct.forget(self._workspace_id)
 
     def _follow(self, path: Path, *, is_inherited: bool) -> Publication:
         publication = self._publications[path] = Publication(

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.batch.damage import DamagedMessage, damaged_messages
-from cdp_ray_sinks.errors import PartialWriteError, TerminalError, TransientError
+from cdp_ray_sinks.errors import FencedError, PartialWriteError, TerminalError, TransientError
 from cdp_ray_sinks.files.direct import DirectFiles
 from cdp_ray_sinks.files.file_system import FileSystem, LocalFileSystem, transient
 from cdp_ray_sinks.files.journal import JOURNAL_DIRECTORY, Journal
@@ -98,6 +98,13 @@ class ParquetSink(FileSink):
         self._clock = context.clock
         self._is_shared = config.shared_file_system
         self._refused_in: set[BatchId] = set()
+        self._direct: DirectFiles | None = None
+        if config.journal == "off":
+            # A decoder's memory is one thread's.
+            table_format = ParquetFormat(config.settings())
+            self._direct = DirectFiles(
+                table_format, self._fs, self._limits, context.clock, self._lose
+            )
         super().__init__(
             config,
             JournalWriter,
@@ -109,23 +116,25 @@ class ParquetSink(FileSink):
         self._leftovers = Leftovers(
             self._base, self._chains, lambda workspace_id: self._journals[workspace_id].is_published
         )
-        self._direct: DirectFiles | None = None
-        if config.journal == "off":
-            # A decoder's memory is one thread's.
-            table_format = ParquetFormat(config.settings())
-            self._direct = DirectFiles(
-                table_format, self._fs, self._limits, context.clock, self._chains.lose
-            )
         self._holding = HoldPolicy(
             context.held_bytes_max, context.held_batches_max, int(1000 * config.publish_age_s_max)
         )
 
     def _new_journal(self, workspace_id: int) -> Journal:
         journal = Journal(
-            self._base, workspace_id, self._publisher, self._format, self._fs, self._limits
+            self._base,
+            workspace_id,
+            self._publisher,
+            self._format,
+            self._fs,
+            self._limits,
+            self._direct,
         )
         self._journals[workspace_id] = journal
         return journal
+
+    def _lose(self, workspace_id: int, error: FencedError) -> None:
+        self._chains.lose(workspace_id, error)
 
     def open(self) -> None:
         """Make the directory, go on with what other writers left behind in it.
@@ -221,7 +230,6 @@ class ParquetSink(FileSink):
         """Make a workspace durable, publish it and let go, so that another lane can have it."""
         if self._direct is not None:
             self.flush()
-            self._direct.forget(workspace_id)
         super().release(workspace_id)
 
     def close(self) -> None:
