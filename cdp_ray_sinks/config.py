@@ -27,7 +27,12 @@ from pydantic import (
 
 from cdp_ray_sinks.batch.enums import EventType, SchemaType
 from cdp_ray_sinks.errors import ConfigError
-from cdp_ray_sinks.placeholders import anchored, has_placeholder, paths_in
+from cdp_ray_sinks.placeholders import (
+    anchored,
+    has_placeholder,
+    literal_secrets_in,
+    paths_in,
+)
 from cdp_ray_sinks.routing.table import Match, RoutingTable, Rule, event_type_mask
 from cdp_ray_sinks.sinks import registry as sink_registry
 from cdp_ray_sinks.sinks.base import SinkConfig
@@ -267,6 +272,16 @@ class PipelineConfig(Section):
             f"sinks.{name}.{text}"
             for name, sink in self.active_sinks().items()
             for text in sink.warnings()
+        ]
+        found += [
+            f"{kind}.{name}.{key}: a secret that is written out travels in an actor's arguments, "
+            "where whoever reaches the cluster finds it; write ${NAME} or ${file:PATH}"
+            for kind, sections in (
+                ("sources", self.active_sources()),
+                ("sinks", self.active_sinks()),
+            )
+            for name, section in sections.items()
+            for key in literal_secrets_in(section)
         ]
         if not table.default:
             found.append("routing.default: all its sinks are disabled; such batches are dropped")

@@ -137,3 +137,14 @@ def secret_files_in(config: BaseModel) -> list[Path]:
             inner = _PLACEHOLDER.findall(str(value))
             found += [Path(i.removeprefix("file:")) for i in inner if i.startswith("file:")]
     return found
+
+
+def literal_secrets_in(config: BaseModel) -> list[str]:
+    """The keys of a config whose secret is written out instead of a placeholder."""
+    found = []
+    for name in type(config).model_fields:
+        kept = getattr(config, name)
+        secret = kept.get_secret_value() if isinstance(kept, SecretStr) else ""
+        if secret and not has_placeholder(secret):
+            found.append(name)
+    return found

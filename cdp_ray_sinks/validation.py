@@ -16,6 +16,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 PROBLEMS_MAX: Final = 10
 _SECRET = re.compile(r"password|secret|token|credential|(?:^|_)key$", re.IGNORECASE)
+_CREDENTIALS: Final = re.compile(r"(?<=://)\S*@|(?<=[?&])[^\s]*")
+"""What a URL may hold that is nobody's business: user and password, and its query."""
 _SHORT: Final = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 _SHORT.maxlevel = 2
@@ -23,7 +25,11 @@ _SHORT.maxlevel = 2
 
 def shown(value: object, key: str = "") -> str:
     """A value as an error may show it: short, on one line, and nothing of a secret."""
-    return "(not shown)" if _SECRET.search(key) else _SHORT.repr(value)
+    if _SECRET.search(key):
+        return "(not shown)"
+    if isinstance(value, str) and "://" in value:
+        value = _CREDENTIALS.sub("(not shown)", value)
+    return _SHORT.repr(value)
 
 
 def key_text(key: str) -> str:

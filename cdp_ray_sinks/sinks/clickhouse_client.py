@@ -175,7 +175,11 @@ def check_url(url: str) -> None:
         raise ValueError("user and password have keys of their own")
     if parts.query or parts.fragment or "/" in unquote(parts.path.strip("/")):
         raise ValueError("only a database may follow the port")
-    if parts.port == 0:
+    try:
+        port = parts.port
+    except ValueError:  # its text shows what stands there, which may be half of a password
+        raise ValueError("the port is not a number up to 65535") from None
+    if port == 0:
         raise ValueError("port 0 is none to connect to")
 
 

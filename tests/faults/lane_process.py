@@ -2,8 +2,8 @@
 
 Arguments: sink type, directory, "shared" or "own", and where to freeze: "never", or
 "write", "index" or "sync" with the number of the call, as "sync:3". It freezes itself by
-SIGSTOP: before the data is written, between data and index, or after a sync, before the
-look for a successor.
+SIGSTOP inside a flush: before the data is written, between data and index, or after a
+sync, before the look for a successor.
 
 Standard input: a line of running numbers is a push. Standard output, a line each: `acked`
 with those that are durable, `pending` with why, `fenced`, `closed`. At the end of its input
@@ -49,10 +49,11 @@ class FreezingDisk(LocalFileSystem):
         self._where, _, number = where.partition(":")
         self._left = int(number or 0)
         self._counting = threading.Lock()
+        self.is_counting = False
 
     def _at(self, where: str) -> None:
         with self._counting:
-            if where != self._where or not self._left:
+            if where != self._where or not self._left or not self.is_counting:
                 return
             self._left -= 1
             if self._left:
@@ -85,7 +86,18 @@ def main() -> None:
     """Take pushes until the input ends or a successor has come."""
     kind, base, mode, where = sys.argv[1:]
     options = {"type": kind, "path": base, "shared_file_system": mode == "shared", "lease_s": 1}
-    sink = SINKS[kind](load_config(kind, options), SinkContext("kept"), FreezingDisk(where))
+    disk = FreezingDisk(where)
+    sink = SINKS[kind](load_config(kind, options), SinkContext("kept"), disk)
+    flush = sink.flush
+
+    def watched_flush() -> None:
+        disk.is_counting = True
+        try:
+            flush()
+        finally:
+            disk.is_counting = False
+
+    sink.flush = watched_flush
     dead_letters = DeadLetterArchive(
         Path(base).with_name(f"dead-{os.getpid()}"), "kept", SystemClock()
     )

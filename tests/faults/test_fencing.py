@@ -100,7 +100,8 @@ class Producer:
         while "freezing" not in lane.lines:
             assert len(self.submitted) < 50
             self.submit_to(lane, 1)
-            lane.wait_for(f"acked {self.submitted[-1][0]}", "freezing")
+            while lane.wait_for("acked", "freezing", "pending").startswith("pending"):
+                self.resend_to(lane, lane.acked)
         wait_until_frozen(lane)
         self.submit_to(lane, 5)
 
