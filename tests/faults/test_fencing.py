@@ -204,7 +204,7 @@ def test_a_woken_writer_acknowledges_nothing(
     frozen.wait_for("fenced")
     producer.submit_to(successor, 10)
     frozen.finish()
-    assert frozen.acked == acked_before
+    assert frozen.acked == acked_before, frozen.lines
     producer.settle_with(successor, acked_before)
     time.sleep(2.5 if wake_within_lease else 0)
     successor.finish()
@@ -219,6 +219,8 @@ def test_frozen_at_any_instant(
     """Wherever SIGSTOP comes: what either of the two acknowledged is there, and once."""
     producer = Producer(seed)
     frozen = start("disk_binary", "shared")
+    producer.submit_to(frozen, 1)
+    frozen.wait_for("acked", "pending")  # it has the workspace
     producer.submit_to(frozen, producer.chance.randrange(5, 40))
     frozen.signal(signal.SIGSTOP)
     successor = start("disk_binary", "shared")
