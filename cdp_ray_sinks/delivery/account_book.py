@@ -1,8 +1,10 @@
 """A producer's book of accounts: each batch when it is taken, and what became of it.
 
-A line is written, not synced, before the batch can go anywhere, so that the book knows of all
-that a killed process had under way; a thread syncs once a second. A log that has grown becomes
-totals by workspace, hour and outcome, and the next one begins with what is still open.
+A record is written, not synced, before the batch goes anywhere, so that the book knows of all
+that a killed process had under way; a thread syncs once a second. One write has all that was
+taken since the last: a write for each batch would cost more by what other threads do meanwhile
+than by itself. A log that has grown becomes totals by workspace, hour and outcome, and the next
+one begins with what is still open.
 
 Files are `{producer}-{epoch}.{first part}-{last part}.log` or `.totals`; one whose parts another
 file covers as well is to be ignored. What a file holds: `account_records`.
@@ -77,6 +79,7 @@ class AccountBook:
         self._epoch = epoch
         self._log_bytes_max = log_bytes_max
         self._lock = threading.Lock()
+        self._unwritten: list[bytes] = []
         self._wake = threading.Event()
         self._ending = False
         self._thread: threading.Thread | None = None
@@ -92,11 +95,18 @@ class AccountBook:
     # -- what is told ---------------------------------------------------------------------
 
     def take(self, first_sequence: int, headers: Sequence[BatchHeader]) -> None:
-        """Batches are about to go on their way; on return a kill of the process forgets none."""
+        """Batches will go on their way, once `write_taken` has returned, and in a second it has."""
         taken = [Taken.of(header) for header in headers]
         with self._lock:
             self._part.take(first_sequence, taken)
-            self._write(taken_record(first_sequence, taken))
+            self._unwritten.append(taken_record(first_sequence, taken))
+            self._watch()
+
+    def write_taken(self) -> None:
+        """On return a kill of the process forgets no batch that was taken."""
+        if self._unwritten:
+            with self._lock:
+                self._write(b"")
 
     def settle(self, settled: Sequence[tuple[int, Outcomes]]) -> None:
         """Every sink has settled the batches with those sequences."""
@@ -130,6 +140,7 @@ class AccountBook:
 
     def close(self) -> None:
         """Sync; make totals of the log. What is told afterwards is written all the same."""
+        self.write_taken()
         self._ending = True
         self._wake.set()
         if self._thread is not None:
@@ -147,7 +158,12 @@ class AccountBook:
         return number, words_record(number, outcomes)
 
     def _write(self, data: bytes) -> None:
-        """Append; the state has what the bytes say already, so a new log would have it too."""
+        """Append, behind what is not written yet.
+
+        The state has what the bytes say already, so a new log would have it too.
+        """
+        data = b"".join([*self._unwritten, data])
+        self._unwritten.clear()
         try:
             if self.problem is None and self._fd < 0:
                 self._begin_log()
@@ -156,11 +172,14 @@ class AccountBook:
                 self._end += len(data)
         except OSError as error:
             self.problem = f"accounts can't be written: {error_text(error)}"
+        self._watch()
+        if self._end > self._log_bytes_max:
+            self._wake.set()
+
+    def _watch(self) -> None:
         if self._thread is None and not self._ending:
             self._thread = threading.Thread(target=self._run, name="accounts", daemon=True)
             self._thread.start()
-        if self._end > self._log_bytes_max:
-            self._wake.set()
 
     def _begin_log(self) -> None:
         """Make a log that says all of the state, in the place of the one before it."""
@@ -208,10 +227,11 @@ class AccountBook:
     # -- the thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Sync once a second, end what has grown, try again what could not be written."""
+        """Write and sync once a second, end what has grown, try again what did not go."""
         while not self._ending:
             self._wake.wait(SYNC_S)
             self._wake.clear()
+            self.write_taken()
             if self.problem is not None:
                 with self._lock:
                     self._heal()
@@ -246,6 +266,7 @@ class AccountBook:
                 self._heal()
             if self.problem is not None:
                 return
+            self._unwritten.clear()  # the state has it
             part, head = self._part, self._head(is_log=False)
             log_fd, log_path = self._fd, self._path
             assert log_path is not None

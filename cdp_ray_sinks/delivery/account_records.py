@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
 import xxhash
@@ -150,9 +152,18 @@ def words_record(number: int, words: Outcomes) -> bytes:
     return record(WORDS, _NUMBER.pack(number) + json.dumps(words).encode())
 
 
-def taken_record(first: int, taken: Iterable[Taken]) -> bytes:
+def taken_record(first: int, taken: Sequence[Taken]) -> bytes:
     """Batches with sequences from `first` on were taken."""
-    return record(TAKEN, _SEQUENCE.pack(first) + b"".join([_TAKEN.pack(*each) for each in taken]))
+    layout = _taken_layout(len(taken))
+    payload_bytes = layout.size - _RECORD.size
+    body = layout.pack(TAKEN, payload_bytes, first, *chain.from_iterable(taken))
+    return body + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body))
+
+
+@lru_cache(maxsize=64)
+def _taken_layout(count: int) -> struct.Struct:
+    """A whole record but its checksum: there is one of these for each submission."""
+    return struct.Struct("<IIQ" + count * _TAKEN.format.removeprefix("<"))
 
 
 def settled_record(settled: Iterable[tuple[int, int]]) -> bytes:

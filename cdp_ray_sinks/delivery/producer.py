@@ -229,6 +229,7 @@ class Producer:
                 self._calls[number] = flights
                 group = self._group(flights)
             key = (session, number)
+            self._write_taken()
             try:
                 self._link.route(
                     self._producer, session, number, group, lambda a: self._on_answer(key, a)
@@ -236,6 +237,10 @@ class Producer:
             except LinkError as error:
                 self._on_answer(key, error)
         return True
+
+    def _write_taken(self) -> None:
+        if self._book is not None:
+            self._book.write_taken()
 
     def _take_group(self) -> list[Flight]:
         limits = self._limits
@@ -302,6 +307,7 @@ class Producer:
                     return
                 must_recover = self._in_doubt and not self._calls and not self._is_polling
                 polled = self._take_lingering()
+            self._write_taken()
             if must_recover:
                 self._recover()
             elif polled:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import given
@@ -35,8 +36,16 @@ def header(workspace_id: int = 1, hour: int = 0, messages: int = 2) -> BatchHead
     return made._replace(event_count=3 * messages)
 
 
+class WritingBook(AccountBook):
+    """Writes at once what it takes, as when there is nothing to wait for."""
+
+    def take(self, first_sequence: int, headers: Sequence[BatchHeader]) -> None:
+        super().take(first_sequence, headers)
+        self.write_taken()
+
+
 def book(directory: Path, epoch: int = 5, **options: int) -> AccountBook:
-    return AccountBook(directory, "mine", PRODUCER, epoch, **options)
+    return WritingBook(directory, "mine", PRODUCER, epoch, **options)
 
 
 def batches(accounts: Accounts, sink: str, outcome: str) -> dict[Place, int]:
@@ -54,6 +63,17 @@ def test_what_was_taken_is_open_until_it_is_settled(tmp_path: Path) -> None:
     assert count == (2, 6)
     assert list(accounts.open) == [BatchId(PRODUCER, 5, 1)]
     assert sum(count.batches for count in accounts.taken["mine"].values()) == 3
+    mine.close()
+
+
+def test_what_is_taken_is_written_within_a_second_or_so(tmp_path: Path) -> None:
+    """Even if it can't go on its way, and nothing else comes."""
+    mine = AccountBook(tmp_path, "mine", PRODUCER, 5)
+    mine.take(0, [header()] * 3)
+    until = time.monotonic() + 20
+    while len(read_accounts(tmp_path).open) < 3:
+        assert time.monotonic() < until
+        time.sleep(0.05)
     mine.close()
 
 
