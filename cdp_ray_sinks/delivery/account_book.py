@@ -2,9 +2,11 @@
 
 A record is written, not synced, before the batch goes anywhere, so that the book knows of all
 that a killed process had under way; a thread syncs once a second. One write has all that was
-taken since the last: a write for each batch would cost more by what other threads do meanwhile
-than by itself. A log that has grown becomes totals by workspace, hour and outcome, and the next
-one begins with what is still open.
+told since the last: one for each batch would cost more by the other threads that it lets run
+than by itself. What becomes of a batch may wait for the next write, a second at most.
+
+A log that has grown becomes totals by workspace, hour and outcome, and the next one begins with
+what is still open.
 
 Files are `{producer}-{epoch}.{first part}-{last part}.log` or `.totals`; one whose parts another
 file covers as well is to be ignored. What a file holds: `account_records`.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -79,7 +82,8 @@ class AccountBook:
         self._epoch = epoch
         self._log_bytes_max = log_bytes_max
         self._lock = threading.Lock()
-        self._unwritten: list[bytes] = []
+        self._taken: deque[tuple[int, Sequence[BatchHeader]]] = deque()
+        self._settled: deque[Sequence[tuple[int, Outcomes]]] = deque()
         self._wake = threading.Event()
         self._ending = False
         self._thread: threading.Thread | None = None
@@ -95,43 +99,32 @@ class AccountBook:
     # -- what is told ---------------------------------------------------------------------
 
     def take(self, first_sequence: int, headers: Sequence[BatchHeader]) -> None:
-        """Batches will go on their way, once `write_taken` has returned, and in a second it has."""
-        taken = [Taken.of(header) for header in headers]
-        with self._lock:
-            self._part.take(first_sequence, taken)
-            self._unwritten.append(taken_record(first_sequence, taken))
-            self._watch()
-
-    def write_taken(self) -> None:
-        """On return a kill of the process forgets no batch that was taken."""
-        if self._unwritten:
-            with self._lock:
-                self._write(b"")
+        """Batches will go on their way, once `write_told` has returned."""
+        self._taken.append((first_sequence, headers))
+        self._watch()
 
     def settle(self, settled: Sequence[tuple[int, Outcomes]]) -> None:
-        """Every sink has settled the batches with those sequences."""
+        """Every sink has settled the batches with those sequences, which were taken."""
+        self._settled.append(settled)
+        self._watch()
+
+    def write_told(self) -> None:
+        """On return a kill of the process forgets nothing that was told before.
+
+        A thread calls it once a second. A batch whose end is not written is looked for.
+        """
         with self._lock:
-            data = b""
-            rows = []
-            for sequence, outcomes in settled:
-                number = self._numbers.get(outcomes)
-                if number is None:
-                    number, words = self._learn(outcomes)
-                    data += words
-                self._part.settle(sequence, number)
-                rows.append((sequence, number))
-            self._write(data + settled_record(rows))
+            if self._taken or self._settled:
+                self._write(self._note_told())
 
     def note(self, header: BatchHeader, outcomes: Outcomes) -> None:
         """What became of a batch that is in another book; of the same one only once."""
         taken, batch_id = Taken.of(header), header.batch_id
+        self._watch()
         with self._lock:
             if batch_id in self._part.recent:
                 return
-            number = self._numbers.get(outcomes)
-            data = b""
-            if number is None:
-                number, data = self._learn(outcomes)
+            number, data = self._number_of(outcomes)
             self._part.count(number, taken)
             self._part.recent[batch_id] = number
             if len(self._part.recent) > RECENT_MAX:
@@ -140,7 +133,7 @@ class AccountBook:
 
     def close(self) -> None:
         """Sync; make totals of the log. What is told afterwards is written all the same."""
-        self.write_taken()
+        self.write_told()
         self._ending = True
         self._wake.set()
         if self._thread is not None:
@@ -152,18 +145,38 @@ class AccountBook:
 
     # -- the log, under the lock ----------------------------------------------------------
 
-    def _learn(self, outcomes: Outcomes) -> tuple[int, bytes]:
+    def _note_told(self) -> bytes:
+        """Take what was told over into the state; returns the records that say the same."""
+        settled_count = len(self._settled)  # no more: what these end was taken before them
+        first, taken = -1, []
+        while self._taken:
+            sequence, headers = self._taken.popleft()
+            first = sequence if first < 0 else first
+            taken += [Taken.of(header) for header in headers]
+        data = b""
+        if taken:
+            self._part.take(first, taken)
+            data = taken_record(first, taken)
+        rows = []
+        for _ in range(settled_count):
+            for sequence, outcomes in self._settled.popleft():
+                number, words = self._number_of(outcomes)
+                self._part.settle(sequence, number)
+                data += words
+                rows.append((sequence, number))
+        return data + settled_record(rows) if rows else data
+
+    def _number_of(self, outcomes: Outcomes) -> tuple[int, bytes]:
+        """The number of these words, and the record that says so if it is new."""
+        number = self._numbers.get(outcomes)
+        if number is not None:
+            return number, b""
         number = self._numbers[outcomes] = len(self._part.words)
         self._part.words.append(outcomes)
         return number, words_record(number, outcomes)
 
     def _write(self, data: bytes) -> None:
-        """Append, behind what is not written yet.
-
-        The state has what the bytes say already, so a new log would have it too.
-        """
-        data = b"".join([*self._unwritten, data])
-        self._unwritten.clear()
+        """Append; the state has what the bytes say already, so a new log would have it too."""
         try:
             if self.problem is None and self._fd < 0:
                 self._begin_log()
@@ -172,11 +185,11 @@ class AccountBook:
                 self._end += len(data)
         except OSError as error:
             self.problem = f"accounts can't be written: {error_text(error)}"
-        self._watch()
         if self._end > self._log_bytes_max:
             self._wake.set()
 
     def _watch(self) -> None:
+        """Have the thread that writes and syncs; one thread at a time tells a book."""
         if self._thread is None and not self._ending:
             self._thread = threading.Thread(target=self._run, name="accounts", daemon=True)
             self._thread.start()
@@ -231,7 +244,7 @@ class AccountBook:
         while not self._ending:
             self._wake.wait(SYNC_S)
             self._wake.clear()
-            self.write_taken()
+            self.write_told()
             if self.problem is not None:
                 with self._lock:
                     self._heal()
@@ -266,7 +279,6 @@ class AccountBook:
                 self._heal()
             if self.problem is not None:
                 return
-            self._unwritten.clear()  # the state has it
             part, head = self._part, self._head(is_log=False)
             log_fd, log_path = self._fd, self._path
             assert log_path is not None

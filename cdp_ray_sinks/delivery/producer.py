@@ -229,7 +229,7 @@ class Producer:
                 self._calls[number] = flights
                 group = self._group(flights)
             key = (session, number)
-            self._write_taken()
+            self._write_accounts()
             try:
                 self._link.route(
                     self._producer, session, number, group, lambda a: self._on_answer(key, a)
@@ -238,9 +238,9 @@ class Producer:
                 self._on_answer(key, error)
         return True
 
-    def _write_taken(self) -> None:
+    def _write_accounts(self) -> None:
         if self._book is not None:
-            self._book.write_taken()
+            self._book.write_told()
 
     def _take_group(self) -> list[Flight]:
         limits = self._limits
@@ -307,7 +307,7 @@ class Producer:
                     return
                 must_recover = self._in_doubt and not self._calls and not self._is_polling
                 polled = self._take_lingering()
-            self._write_taken()
+            self._write_accounts()
             if must_recover:
                 self._recover()
             elif polled:

@@ -36,7 +36,7 @@ def run(directory: Path, batches: int, group: int) -> dict[str, Any]:
         began_s = time.thread_time()
         book.take(first, some)
         if first % ANSWERED < group:
-            book.write_taken()
+            book.write_told()
         take_s += time.thread_time() - began_s
         while first - settled > 10 * ANSWERED:
             answer = [(n, OUTCOMES) for n in range(settled, settled + ANSWERED)]

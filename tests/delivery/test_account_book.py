@@ -37,11 +37,15 @@ def header(workspace_id: int = 1, hour: int = 0, messages: int = 2) -> BatchHead
 
 
 class WritingBook(AccountBook):
-    """Writes at once what it takes, as when there is nothing to wait for."""
+    """Writes at once what it is told, as when there is nothing to wait for."""
 
     def take(self, first_sequence: int, headers: Sequence[BatchHeader]) -> None:
         super().take(first_sequence, headers)
-        self.write_taken()
+        self.write_told()
+
+    def settle(self, settled: Sequence[tuple[int, Outcomes]]) -> None:
+        super().settle(settled)
+        self.write_told()
 
 
 def book(directory: Path, epoch: int = 5, **options: int) -> AccountBook:
