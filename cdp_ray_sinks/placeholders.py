@@ -68,7 +68,8 @@ def resolved(config: Model, environ: Mapping[str, str], where: str) -> Model:
 
     Called where the config is used, right before it builds something; a config without
     placeholders comes back as it is. Raises ConfigError, also for a path that is not
-    absolute once resolved: a process of a cluster has no working directory of ours.
+    absolute once resolved: a process of a cluster has no working directory of ours; and for
+    one that something put in leads out of by `..`.
     """
     plain = {name: getattr(config, name) for name in type(config).model_fields}
     paths = paths_in(config)
@@ -79,9 +80,15 @@ def resolved(config: Model, environ: Mapping[str, str], where: str) -> Model:
             changed[name] = resolve(str(value), environ)
             if name in paths and not Path(changed[name]).is_absolute():
                 raise ConfigError(f"{where}.{name} = {str(value)!r}: must be an absolute path")
+            if name in paths and _climbs(changed[name]) > _climbs(str(value)):
+                raise ConfigError(f"{where}.{name} = {str(value)!r}: what is put in has a '..'")
     if not changed:
         return config
     return validated(type(config), plain | changed, where, hidden=changed)
+
+
+def _climbs(path: str) -> int:
+    return Path(path).parts.count("..")
 
 
 def anchored(config: Model, folder: Path) -> Model:

@@ -315,7 +315,8 @@ def seal_of(commits: Sequence[Commit], now_ms: int) -> Seal:
 def replace_index(fs: FileSystem, index_path: Path, contents: bytes) -> None:
     """Put a whole new index in the place of one, durably and at once; raises OSError."""
     fresh = index_path.with_name(index_path.name + ".new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(fresh, flags, 0o644)
     try:
         append_fully(fs, fd, contents)
         fs.sync(fd)
