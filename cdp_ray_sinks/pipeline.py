@@ -152,6 +152,7 @@ class Pipeline:
         made = Producer(
             name, RayRouterLink(self._supervisor.router), random.random, limits=limits,
             epoch=epoch, accounts_dir=self.config.accounts_dir(),
+            accounts_days_max=self.config.delivery.accounts_days_max,
         )  # fmt: skip
         self._producers[name] = made
         return made

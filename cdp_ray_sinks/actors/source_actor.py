@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import Identity, SourceSpec
-from cdp_ray_sinks.clock import SystemClock
-from cdp_ray_sinks.delivery.account_files import prune
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
 from cdp_ray_sinks.placeholders import resolved
@@ -54,15 +51,13 @@ class SourceActor:
         spec = self._spec
         config = resolved(spec.config, os.environ, f"sources.{spec.source_name}")
         self._source = config.build(SourceContext(spec.source_name))
-        accounts_dir = Path(spec.accounts_dir)
-        with suppress(OSError):  # they may be kept for longer
-            prune(accounts_dir, spec.accounts_days_max, SystemClock().now_ms())
         self._producer = Producer(
             spec.source_name,
             RayRouterLink(ray.get_actor(spec.router, spec.namespace)),
             random.random,
             limits=ProducerLimits(**spec.limits),
-            accounts_dir=accounts_dir,
+            accounts_dir=Path(spec.accounts_dir),
+            accounts_days_max=spec.accounts_days_max,
         )
         collect_rarely()
         self._state = RUNNING

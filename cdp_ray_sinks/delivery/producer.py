@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import xxhash
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader, Pack, pack_batches
 from cdp_ray_sinks.clock import Clock, SystemClock
 from cdp_ray_sinks.delivery.account_book import AccountBook
+from cdp_ray_sinks.delivery.account_files import prune
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.flights import BatchTicket, Flight, Hold, SinkTally, Tallies, Window
 from cdp_ray_sinks.delivery.push import Group, Outcomes, Payload, fitting, make_group
@@ -70,6 +72,7 @@ class Producer:
         clock: Clock | None = None,
         epoch: int | None = None,
         accounts_dir: Path | None = None,
+        accounts_days_max: int = 90,
     ) -> None:
         self.name = name
         self._link = link
@@ -80,6 +83,8 @@ class Producer:
         self._epoch = self._make_epoch() if epoch is None else epoch
         self._book: AccountBook | None = None
         if accounts_dir is not None:
+            with suppress(OSError):  # old ones may be kept for longer
+                prune(accounts_dir, accounts_days_max, self._clock.now_ms())
             self._book = AccountBook(accounts_dir, name, self._producer, self._epoch)
         self._sequence = 0
         self._session = 0
