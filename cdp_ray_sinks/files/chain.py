@@ -109,7 +109,8 @@ class Chain:
                 self.segments.recover()
                 forget = self.segments.forget_directory
                 self._follower.open(self.epoch, self._fence.check, forget)
-        except TransientError:
+        except Exception:
+            self._follower.abandon()
             self._fence.give_up()
             raise
         self._is_open = True

@@ -90,12 +90,8 @@ class Journal:
             epoch,
             check,
         )
-        try:
-            in_progress.remove_leftovers(self._place.in_progress)
-            self._adopt()
-        except OSError:
-            self.abandon()
-            raise
+        in_progress.remove_leftovers(self._place.in_progress)
+        self._adopt()
         self._clear()
 
     def _adopt(self) -> None:

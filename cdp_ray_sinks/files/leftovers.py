@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cdp_ray_sinks.errors import FencedError, TransientError
+from cdp_ray_sinks.errors import FencedError, TerminalError, TransientError
 from cdp_ray_sinks.files.chain_set import ChainSet
 from cdp_ray_sinks.files.journal import has_leftovers, leftover_workspaces
 
@@ -60,8 +60,8 @@ class Leftovers:
             self._chains.chain(workspace_id)
         except TransientError:
             self._again.append(workspace_id)
-        except FencedError:
-            pass
+        except (FencedError, TerminalError):
+            pass  # it has another writer, or is no workspace
         else:
             self._adopted.add(workspace_id)
 

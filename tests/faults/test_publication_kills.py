@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -100,12 +102,12 @@ class Chain:
                 killed.add(pid)
                 return
 
-    def _epochs(self) -> list[int]:
-        return [
-            int(path.name.removeprefix("epoch-"))
-            for path in self._lane.glob("epoch-*")
-            if path.stat().st_size
-        ]
+    def _epochs(self) -> Iterator[int]:
+        """Those whose files say who made them; old ones are removed meanwhile."""
+        for path in self._lane.glob("epoch-*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_size:
+                    yield int(path.name.removeprefix("epoch-"))
 
 
 def start_run(folder: Path) -> subprocess.Popen[str]:
