@@ -210,7 +210,7 @@ class ParquetSink(FileSink):
 
     def due_in_ms(self, now_ms: int) -> int:
         """0 with a journal. Without one the larger flush is the better file."""
-        if self._direct is None:
+        if self._direct is None or not self._direct.held_batches:
             return 0
         held = self._direct.held_bytes, self._direct.held_batches
         return self._holding.due_in_ms(*held, self._clock.monotonic_ms())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,19 @@ def test_the_next_sink_publishes_what_a_killed_one_left(tmp_path: Path) -> None:
     other.close()
     sink.close()
     assert sorted(numbers_in_tables(tmp_path)) == [*range(1, 41), 100]
+
+
+def test_a_folder_of_the_journal_that_is_no_workspace_is_passed_over(tmp_path: Path) -> None:
+    """Whoever made it."""
+    sink = sink_at(tmp_path)
+    write(sink, [numbered_events(0)])
+    kill(sink)
+    for name in ("0", "99999999999", "other"):
+        shutil.copytree(tmp_path / ".journal/1", tmp_path / ".journal" / name)
+    sink = sink_at(tmp_path)
+    sink.tick(RECEIVED_AT_MS)
+    sink.close()
+    assert numbers_in_tables(tmp_path) == [0]
 
 
 def test_messages_that_do_not_decode_are_refused_and_the_others_land(

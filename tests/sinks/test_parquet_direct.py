@@ -79,6 +79,7 @@ def test_what_was_published_just_before_a_kill_is_known_again(tmp_path: Path) ->
     for _ in range(2):
         sink = sink_at(tmp_path)
         sink.write(batch)
+        assert sink.due_in_ms(0) == 0, "nobody need wait for what is there"
         sink.write(numbered_events(1))
         sink.flush()
         other = Batch(batch.header._replace(checksum=1), batch.records, batch.offsets)
