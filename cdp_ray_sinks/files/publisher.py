@@ -1,7 +1,8 @@
 """The thread that turns committed journal segments into published files, for all of a lane.
 
-It takes the segments in turn, a group of rows each, so that a large one does not keep the
-others waiting. What fails is tried again from its begin, later: all of it is in the journal.
+First come first served: of a segment that is open one group of rows, a sealed one to its end,
+so that few files are being made at a time. What fails is tried again from its begin, later:
+all of it is in the journal.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ class Publisher:
             wait_ms = RETRY_MS_MAX
             for publication in self._due:
                 if publication.retry_at_ms <= now_ms:
-                    self._due.move_to_end(publication)
+                    if not publication.is_sealed:
+                        self._due.move_to_end(publication)
                     return publication
                 wait_ms = min(wait_ms, publication.retry_at_ms - now_ms)
             self._changed.wait(wait_ms / 1000)
@@ -199,6 +201,7 @@ class Publisher:
             publication.retry_at_ms = self._clock.monotonic_ms() + delay_ms
             publication.failure_count += 1
             self.counters.publication_failures += 1
+            self._forget(publication)
             self._offer(publication)
             self._failing[publication] = f"can't publish {publication.path}: {text}"
         else:
