@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -129,34 +130,42 @@ def _signals_set(stop: threading.Event) -> Iterator[Callable[[], None]]:
     """The first SIGINT or SIGTERM sets `stop`, a later one ends the process at once.
 
     What comes within ECHO_S of another is the same one again: `timeout` and supervisors
-    signal a process and then its group. Only a flag is set: whatever else must not happen
-    inside a signal handler. What it gives is to be called after the cluster is joined,
-    because Ray installs handlers of its own.
+    signal a process and then its group. A thread takes them as they arrive, because handlers
+    run only when the main thread comes to it, which may be long after. What this gives is to
+    be called after the cluster is joined, because Ray installs handlers of its own.
     """
 
-    signalled_at_s = -ECHO_S
+    def take(arrivals: socket.socket) -> None:
+        signalled_at_s = -ECHO_S
+        while arrivals.recv(1):
+            is_echo = time.monotonic() - signalled_at_s < ECHO_S
+            signalled_at_s = time.monotonic()
+            if stop.is_set() and not is_echo:
+                if sys.stderr.isatty():
+                    os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress line hid the cursor
+                os._exit(EXIT_INTERRUPTED)
+            stop.set()
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal signalled_at_s
-        is_echo = time.monotonic() - signalled_at_s < ECHO_S
-        signalled_at_s = time.monotonic()
-        if stop.is_set() and not is_echo:
-            if sys.stderr.isatty():
-                os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress line hid the cursor
-            os._exit(EXIT_INTERRUPTED)
-        stop.set()
-
-    before = {s: signal.signal(s, on_signal) for s in SIGNALS}
+    def nothing(number: int, frame: FrameType | None) -> None:
+        """That a handler is there lets the signal arrive."""
 
     def arm() -> None:
         for number in SIGNALS:
-            signal.signal(number, on_signal)
+            signal.signal(number, nothing)
+        signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
 
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    arm()
+    threading.Thread(target=take, args=(heard,), name="signals", daemon=True).start()
     try:
         yield arm
     finally:
+        signal.set_wakeup_fd(-1)
         for number, handler in before.items():
             signal.signal(number, handler)
+        told.close()
 
 
 @contextmanager
