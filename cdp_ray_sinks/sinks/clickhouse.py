@@ -220,7 +220,7 @@ class ClickHouseSink:
             known = Filling(refused=[Refusal(0, *one) for one in refused])
             self._submit()  # batches stay in their order
             self._filling = known
-        self._filling.add(batch, low, self._clock.now_ms())
+        self._filling.add(batch, low, self._clock.monotonic_ms())
         if (
             refused is not None
             or self._filling.event_count >= self._config.rows_per_insert
@@ -257,7 +257,7 @@ class ClickHouseSink:
         Raises TransientError if the ledger can't be written.
         """
         line = self._opened_line()
-        age_ms = self._clock.now_ms() - self._filling.since_ms
+        age_ms = self._clock.monotonic_ms() - self._filling.since_ms
         if age_ms >= (self._config.flush_age_ms_max if line.is_busy else self._config.linger_ms):
             self._submit()
         self._landed += line.take_done()
@@ -274,7 +274,8 @@ class ClickHouseSink:
             return BUSY_WAIT_MS
         if not self._filling.batches:
             return 0
-        return max(1, self._config.linger_ms - (now_ms - self._filling.since_ms))
+        age_ms = self._clock.monotonic_ms() - self._filling.since_ms
+        return max(1, self._config.linger_ms - age_ms)
 
     def tick(self, now_ms: int) -> None:
         """Nothing depends on time but flushes."""

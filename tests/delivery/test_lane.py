@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
 import pytest
 
-from cdp_ray_sinks.batch.batch import Batch, BatchHeader
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId
 from cdp_ray_sinks.clock import SystemClock
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.lane import ANSWER_WAIT_S, Lane
+from cdp_ray_sinks.delivery.lane_items import RefusedEntry
 from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DURABLE, PENDING, REFUSED
 from cdp_ray_sinks.errors import (
     FencedError,
     PartialFlushError,
     PartialWriteError,
+    RefusedMessagesError,
     SequenceGapError,
     SinkError,
     TerminalError,
@@ -87,9 +89,13 @@ class ListDeadLetters:
 
     def __init__(self) -> None:
         self.buried: list[tuple[int, tuple[int, ...] | None, str]] = []
+        self.entries: list[tuple[int, list[RefusedEntry]]] = []
 
     def put(self, batch: Batch, failed: tuple[int, ...] | None, error: SinkError) -> None:
         self.buried.append((batch.header.sequence, failed, str(error)))
+
+    def put_entries(self, batch: Batch, refusals: Sequence[RefusedEntry]) -> None:
+        self.entries.append((batch.header.sequence, list(refusals)))
 
     def close(self) -> None:
         pass
@@ -445,3 +451,103 @@ def test_a_sink_that_cannot_be_closed_is_told(bench: Bench) -> None:
     bench.sink.close = close  # type: ignore[method-assign]
     assert not bench.lane.close(5_000)
     assert bench.lane.last_error() == "can't publish"
+
+
+class TurningSink(ListSink):
+    """Makes batches durable one by one, without a flush, and refuses some in a flush."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready = 0
+        self.refused: list[tuple[tuple[bytes, int, int], int, int | None, str]] = []
+        self.kept = 0
+
+    def committed(self) -> list[BatchId]:
+        count, self.ready = self.ready, 0
+        done, self.written = self.written[:count], self.written[count:]
+        self.durable += done
+        return [BatchId(PRODUCER, 1, sequence) for _, sequence in done]
+
+    def flush(self) -> None:
+        super().flush()
+        if self.refused:
+            raise RefusedMessagesError(tuple(self.refused))
+
+    def refusals_kept(self) -> None:
+        self.kept += len(self.refused)
+        self.refused = []
+
+
+def turning_bench() -> Bench:
+    made = Bench.__new__(Bench)
+    made.sink = TurningSink()
+    made.dead_letters = ListDeadLetters()
+    made.lane = Lane(
+        made.sink, SystemClock(), made.dead_letters, lambda: 0.5, by_workspace=False,
+        backoff=Backoff(200, 200),
+    )  # fmt: skip
+    made.lane.start()
+    made.lane.hello("r", 1)
+    made.number = 0
+    return made
+
+
+def test_what_a_sink_commits_in_turn_is_answered_without_a_flush() -> None:
+    """The first is durable while the second is still on its way."""
+    bench = turning_bench()
+    bench.sink.wants_ms = 10
+    assert bench.push(make_batch(0), make_batch(1)) == [PENDING, PENDING]
+    bench.sink.ready = 1
+    until = time.monotonic() + 5
+    while (outcomes := bench.push(make_batch(0), make_batch(1))) == [PENDING, PENDING]:
+        assert time.monotonic() < until
+    assert outcomes == [DURABLE, PENDING]
+    assert bench.sink.flushes == 0
+    bench.sink.wants_ms = 0
+    assert bench.push(make_batch(1)) == [DURABLE]
+    assert bench.sink.durable == [(1, 0), (1, 1)]
+    assert bench.lane.close(1_000)
+
+
+def test_what_a_flush_refuses_is_buried_and_then_confirmed() -> None:
+    """The rest of the batch counts as written, the sink is told, nobody waits."""
+    bench = turning_bench()
+    bench.sink.refused = [
+        ((PRODUCER, 1, 4), 0, None, "no e-mail"),
+        ((PRODUCER, 1, 5), 2, 7, "too long"),
+        ((PRODUCER, 1, 99), 0, None, "not of this life"),
+    ]
+    assert bench.push(make_batch(4), make_batch(5)) == [DURABLE, DURABLE]
+    assert bench.dead_letters.entries == [
+        (4, [RefusedEntry(0, None, "no e-mail")]),
+        (5, [RefusedEntry(2, 7, "too long")]),
+    ]
+    assert bench.sink.kept == 3
+    assert bench.sink.flushes == 2
+    assert bench.lane.snapshot().dead_letters == 2
+    assert bench.lane.close(1_000)
+
+
+def test_new_batches_do_not_shorten_the_wait_of_a_lone_destination() -> None:
+    """They are taken and told to wait; the destination is tried when it is time."""
+    bench = turning_bench()
+
+    def fail(flushes: int) -> None:
+        if flushes == 1:
+            raise TransientError("busy", 400)
+
+    bench.sink.fail_flush = fail
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(bench.push, make_batch(0))
+        while not bench.sink.flushes:
+            time.sleep(0.001)
+        began = time.monotonic()
+        assert bench.lane.push("r", 1, 2, [], [make_batch(1)]) == [PENDING]
+        assert bench.sink.written == [(1, 0), (1, 1)]
+        assert bench.sink.flushes == 1
+        assert first.result() in ([DURABLE], [PENDING])
+        while not bench.sink.durable:
+            time.sleep(0.001)
+        assert time.monotonic() - began >= 0.3
+    assert bench.sink.flushes == 2
+    assert bench.lane.close(1_000)
