@@ -130,15 +130,16 @@ class ClickHouseClient:
         block: pa.Buffer,
         token: str,
         settings: Mapping[str, Any] | None = None,
+        block_format: str = FORMAT,
     ) -> None:
-        """Insert one block of FORMAT; on return its rows are there, or were already.
+        """Insert one block; on return its rows are there, or were already.
 
         Rows under a token that the table has seen are left out by the server.
         """
         every = {**self._insert_settings, "insert_deduplication_token": token, **(settings or {})}
         try:
             self._client.raw_insert(
-                self.table_name(table), list(columns), block, settings=every, fmt=FORMAT
+                self.table_name(table), list(columns), block, settings=every, fmt=block_format
             )
         except Error as error:
             raise clickhouse_error(error) from None
