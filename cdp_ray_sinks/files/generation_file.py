@@ -74,7 +74,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Block:
     """Rows of one table as they are inserted, always the same bytes under the same token.
 
@@ -101,7 +101,7 @@ class Block:
         return len(self.batches)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Generation:
     """Blocks that go out together, and the batches they were made of.
 

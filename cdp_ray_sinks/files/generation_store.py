@@ -5,6 +5,7 @@
     ├── identity            16 bytes that are unique, made once
     ├── ledger              which batches are durable in the destination
     ├── generation-<n>      one that may have been sent in part; removed when it is finished
+    ├── spare-<n>.new       a finished one, to be written over: that costs less than a new file
     └── refused-<n>.json    messages refused after a restart, whose batches have yet to come back
 
 A generation is synced before anything of it is sent, and removed after the ledger that has
@@ -14,11 +15,13 @@ nothing sent, or the very bytes and tokens that may have been sent.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -60,6 +63,7 @@ from cdp_ray_sinks.files.ledger import Ledger
 
 LEDGER_BYTES_MAX: Final = 4 * 1024 * 1024
 """At this size the ledger is written anew, as a snapshot."""
+SPARES_MAX: Final = 4
 IDENTITY_BYTES: Final = 16
 _GENERATION = re.compile(r"generation-(\d+)")
 _REFUSED = re.compile(r"refused-(\d+)\.json")
@@ -89,6 +93,7 @@ class GenerationStore:
         self._next = 1
         self._finished: set[int] = set()
         self._open: dict[int, int] = {}
+        self._spares: deque[Path] = deque()
         self._append_lock = threading.Lock()
         self._refused_files: dict[int, dict[BatchId, int]] = {}
 
@@ -267,7 +272,13 @@ class GenerationStore:
         if fd >= 0:
             os.close(fd)
         self._finished.add(generation.number)
-        self._path(generation.number).unlink(missing_ok=True)
+        path = self._path(generation.number)
+        if fd >= 0 and len(self._spares) < SPARES_MAX:
+            spare = path.with_name(f"spare-{generation.number}{_NEW}")
+            path.rename(spare)
+            self._spares.append(spare)
+        else:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of everything. Safe to call twice."""
@@ -276,6 +287,8 @@ class GenerationStore:
                 os.close(fd)
         self._open.clear()
         self._ledger_fd = self._lock_fd = -1
+        while self._spares:
+            self._spares.pop().unlink(missing_ok=True)
 
     # -- refused in an earlier life ---------------------------------------------------
 
@@ -332,6 +345,8 @@ class GenerationStore:
 
     def _write(self, generation: Generation) -> None:
         path = self._path(generation.number)
+        with contextlib.suppress(IndexError):  # two threads may ask for the last one
+            self._spares.pop().rename(path.with_name(path.name + _NEW))
         self._replace(path, encode_generation(generation, self._clock.now_ms()))
         self._open[generation.number] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
@@ -351,9 +366,11 @@ class GenerationStore:
     def _replace(self, path: Path, pieces: Sequence[memoryview]) -> None:
         """Write a file as a whole: it has its name only once it is on the disk."""
         new = path.with_name(path.name + _NEW)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            write_fully(self._fs, fd, pieces, 0)
+            end = write_fully(self._fs, fd, pieces, 0)
+            if os.fstat(fd).st_size > end:
+                self._fs.truncate(fd, end)
             self._fs.sync(fd)
         finally:
             os.close(fd)

@@ -43,7 +43,8 @@ class ClickHouseConfig(SinkConfig):
     """Which ClickHouse, and how rows are put together.
 
     `url` is `http(s)://host:port[/database]`, or `chdb:///directory` for the engine inside
-    the process. An insert has up to `rows_per_insert` rows of batches of `insert_bytes_max`.
+    the process. An insert has up to `rows_per_insert` rows of batches of `insert_bytes_max`;
+    each table gets `inserts_at_once`.
     Rows wait `linger_ms` for more, while inserts are under way `flush_age_ms_max`. Without
     `retry_attempts` what the server can't take waits; with it the messages become dead
     letters after so many. `all_events` puts GROUP, ALIAS and ENRICH events into events_v1.
@@ -65,6 +66,7 @@ class ClickHouseConfig(SinkConfig):
     compression: Literal["none", "lz4"] = "lz4"
     rows_per_insert: int = Field(default=100_000, ge=1, le=1_000_000)
     insert_bytes_max: int = Field(default=32 * 1024 * 1024, ge=1, le=1 << 28)
+    inserts_at_once: int = Field(default=2, ge=1, le=16)
     linger_ms: int = Field(default=200, ge=0)
     flush_age_ms_max: int = Field(default=5_000, ge=0)
     retry_attempts: int | None = Field(default=None, ge=1)
@@ -171,12 +173,13 @@ class ClickHouseSink:
         )
         unfinished = self._store.open()
         self._inserter = Inserter(
-            self._client, self._store, self._blocks, self._config.retry_attempts
-        )
+            self._client, self._store, self._blocks, self._config.retry_attempts,
+            self._config.inserts_at_once,
+        )  # fmt: skip
         for generation in unfinished:
             self._inserter.insert(generation)
             self._store.finish([generation], refusals_are_kept=False)
-        self._line = InsertLine(self._make, self._inserter.insert)
+        self._line = InsertLine(self._make, self._inserter.insert, self._config.inserts_at_once)
         self._line.start()
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ _ANY_PARTITIONS: Final = {"max_partitions_per_insert_block": 0}
 
 
 class Inserter:
-    """Inserts generations, one after the other, and keeps count.
+    """Inserts generations, `at_once` at a time, and keeps count.
 
     `attempts_max` None: what the server can't take now waits. Else rows are refused after so
     many attempts, whether they are there or not.
@@ -42,12 +42,15 @@ class Inserter:
         store: GenerationStore,
         blocks: BlockMaker,
         attempts_max: int | None,
+        at_once: int,
     ) -> None:
         self._client = client
         self._store = store
         self._blocks = blocks
         self._attempts_max = attempts_max
-        self._tables = ThreadPoolExecutor(len(SCHEMAS), thread_name_prefix="clickhouse-table")
+        self._tables = ThreadPoolExecutor(
+            at_once * len(SCHEMAS), thread_name_prefix="clickhouse-table"
+        )
         self._lock = threading.Lock()
         self.counters: Counter[str] = Counter()
 

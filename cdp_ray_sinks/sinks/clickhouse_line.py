@@ -1,8 +1,8 @@
-"""Generations on their way: while one is inserted the next is made ready.
+"""Generations on their way: while some are inserted the next is made ready.
 
-Two threads, so that the machine decodes and compresses while the server works. Generations
-are inserted one after the other, in the order in which they were handed in: what a table gets
-keeps its order, and few inserts come between two attempts of the same.
+Threads, so that the machine decodes and compresses while the server works, and the server has
+a second insert while it sorts and writes the first. Each generation begins in the order in
+which it was handed in; two at once may end in the other order.
 """
 
 from __future__ import annotations
@@ -18,29 +18,33 @@ from cdp_ray_sinks.files.generation_file import Generation
 from cdp_ray_sinks.sinks.clickhouse_blocks import Filling
 
 READY_MAX: Final = 2
-"""Generations made and not inserted; more would only take memory."""
+"""Generations made and not yet begun; more would only take memory."""
 
 
 class InsertLine:
-    """Makes and inserts what it is given, in the background.
+    """Makes and inserts what it is given, in the background, `at_once` inserts at a time.
 
-    After an error nothing goes on until `settle` is called again.
+    After an error nothing is begun until `settle` is called again.
     """
 
     def __init__(
-        self, make: Callable[[Filling], Generation], insert: Callable[[Generation], None]
+        self,
+        make: Callable[[Filling], Generation],
+        insert: Callable[[Generation], None],
+        at_once: int,
     ) -> None:
         self._make = make
         self._insert = insert
         self._changed = threading.Condition()
         self._fillings: deque[Filling] = deque()
         self._ready: deque[Generation] = deque()
+        self._under_way: list[Generation] = []
         self._done: list[Generation] = []
         self._error: TransientError | None = None
         self._is_closing = False
         self._threads = [
             threading.Thread(target=work, name=f"clickhouse-{name}", daemon=True)
-            for name, work in (("make", self._make_all), ("insert", self._insert_all))
+            for name, work in (("make", self._make_all), *[("insert", self._insert_all)] * at_once)
         ]
 
     def start(self) -> None:
@@ -58,7 +62,10 @@ class InsertLine:
     def is_busy(self) -> bool:
         """Whether something is being made or inserted; not while an error is unsettled."""
         with self._changed:
-            return bool(self._fillings or self._ready) and self._error is None
+            return self._has_work() and self._error is None
+
+    def _has_work(self) -> bool:
+        return bool(self._fillings or self._ready or self._under_way)
 
     @property
     def has_failed(self) -> bool:
@@ -80,7 +87,7 @@ class InsertLine:
         with self._changed:
             self._error = None
             self._changed.notify_all()
-            while (self._fillings or self._ready) and self._error is None:
+            while self._has_work() and self._error is None:
                 self._changed.wait()
             done, self._done = self._done, []
             return done, self._error
@@ -121,12 +128,17 @@ class InsertLine:
                 )
                 if self._is_closing:
                     return
-                generation = self._ready[0]
-            if self._tried(partial(self._inserted, generation)) is not None:
-                with self._changed:
-                    self._ready.popleft()
+                generation = self._ready.popleft()
+                self._under_way.append(generation)
+                self._changed.notify_all()
+            is_done = self._tried(partial(self._inserted, generation)) is not None
+            with self._changed:
+                self._under_way.remove(generation)
+                if is_done:
                     self._done.append(generation)
-                    self._changed.notify_all()
+                else:  # again, before those that came after it
+                    self._ready.appendleft(generation)
+                self._changed.notify_all()
 
     def _inserted(self, generation: Generation) -> Generation:
         self._insert(generation)

@@ -399,3 +399,28 @@ def test_what_was_refused_is_remembered_until_the_batch_comes_again(tmp_path: Pa
     assert again.refused == {}
     assert not list(tmp_path.glob("refused-*"))
     again.close()
+
+
+def test_a_finished_file_is_written_over(tmp_path: Path) -> None:
+    """A shorter generation in a longer one's file is only itself, and nothing is left behind."""
+    store, _ = opened(tmp_path)
+    large = generation_of(store.next_number(), [1], blocks=20)
+    store.add(large)
+    inode = (tmp_path / "generation-1").stat().st_ino
+    store.finish([large])
+    assert [path.name for path in tmp_path.glob("*.new")] == ["spare-1.new"]
+    small = generation_of(store.next_number(), [2], blocks=1)
+    store.add(small)
+    assert (tmp_path / "generation-2").stat().st_ino == inode
+    store.note_landed(small, small.blocks[0])
+    third = generation_of(store.next_number(), [3], blocks=20)
+    store.add(third)
+    store.finish([third])
+    store._lock_fd, held = -1, store._lock_fd  # as if the process ended: nothing is cleaned up
+    os.close(held)
+    again, (back,) = opened(tmp_path)
+    assert as_plain(back) == as_plain(small)
+    assert not list(tmp_path.glob("*.new"))
+    again.finish([back])
+    again.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "ledger", "lock"]
