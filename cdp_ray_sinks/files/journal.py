@@ -18,7 +18,7 @@ from cdp_ray_sinks.files import in_progress
 from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX
 from cdp_ray_sinks.files.direct import DirectFiles
 from cdp_ray_sinks.files.file_system import FileSystem
-from cdp_ray_sinks.files.index_reading import index_path_of, load_index
+from cdp_ray_sinks.files.index_reading import PLAIN_SUFFIX, index_path_of, load_index
 from cdp_ray_sinks.files.open_marks import Mark, OpenMarks
 from cdp_ray_sinks.files.publication import GroupLimits, Publication, PublicationPlace
 from cdp_ray_sinks.files.publisher import Publisher
@@ -96,9 +96,11 @@ class Journal:
 
     def _adopt(self) -> None:
         """Go on with whatever segments are there."""
-        for index_path in sorted(_indexes(self._directory)):
-            path = _segment_of(index_path)
-            if not _held_bytes(path) or _is_sealed(path):
+        for path in sorted(_segments(self._directory)):
+            if not index_path_of(path).exists():
+                if _held_bytes(path):
+                    self._note(path, 0, "has no index, so it is not published")
+            elif not _held_bytes(path) or _is_sealed(path):
                 self.sealed(path)
 
     def is_taken(self, path: Path) -> bool:
@@ -219,23 +221,22 @@ def has_leftovers(base: Path, workspace_id: int) -> bool:
     with suppress(FileNotFoundError):
         if any((directory / in_progress.DIRECTORY).iterdir()):
             return True
-    return any(map(_held_bytes, map(_segment_of, _indexes(directory))))
+    return any(map(_held_bytes, _segments(directory)))
 
 
-def _segment_of(index_path: Path) -> Path:
-    return index_path.with_name(index_path.name.removesuffix(INDEX_SUFFIX))
-
-
-def _indexes(directory: Path) -> Iterator[Path]:
-    """The indexes of all segments of a journal; not those of hidden directories."""
+def _segments(directory: Path) -> Iterator[Path]:
+    """All segments of a journal of which data or index is there; none of hidden directories."""
+    found: set[str] = set()
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            name = entry.name.removesuffix(INDEX_SUFFIX)
+            if name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _indexes(Path(entry.path))
-            elif entry.name.endswith(INDEX_SUFFIX):
-                yield Path(entry.path)
+                yield from _segments(Path(entry.path))
+            elif name.endswith(PLAIN_SUFFIX):
+                found.add(name)
+    yield from (directory / name for name in found)
 
 
 def _held_bytes(path: Path) -> int:

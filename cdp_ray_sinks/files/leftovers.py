@@ -2,12 +2,12 @@
 
 Each such workspace is opened as if a batch had come to it, and let go of when all is
 published, so that the lane to which its batches go can have it. A workspace that is held is
-left to its holder and looked at again later.
+left to its holder; it is tried again a few times, because a holder may be just dying.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +19,7 @@ from cdp_ray_sinks.files.journal import has_leftovers, leftover_workspaces
 
 AT_ONCE: Final = 16
 AGAIN_MS: Final = 10_000
+ATTEMPTS_MAX: Final = 4
 
 
 class Leftovers:
@@ -30,6 +31,7 @@ class Leftovers:
         self._is_published = is_published
         self._waiting: deque[int] = deque()
         self._again: deque[int] = deque()
+        self._attempts: Counter[int] = Counter()
         self._again_at_ms = 0
         self._adopted: set[int] = set()
 
@@ -59,7 +61,7 @@ class Leftovers:
         try:
             self._chains.chain(workspace_id)
         except TransientError:
-            self._again.append(workspace_id)
+            self._try_again(workspace_id)
         except (FencedError, TerminalError):
             pass  # it has another writer, or is no workspace
         else:
@@ -69,4 +71,10 @@ class Leftovers:
         with suppress(TransientError, FencedError):
             self._chains.release(workspace_id)
             self._adopted.discard(workspace_id)
+            self._try_again(workspace_id)
+
+    def _try_again(self, workspace_id: int) -> None:
+        """It could not be had, or there may be more: its disk may have been full for a while."""
+        self._attempts[workspace_id] += 1
+        if self._attempts[workspace_id] < ATTEMPTS_MAX:
             self._again.append(workspace_id)

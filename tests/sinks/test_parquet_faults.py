@@ -180,6 +180,21 @@ def test_a_damaged_batch_of_the_journal_does_not_take_the_others_with_it(tmp_pat
     assert kept.stat().st_size == 3 * held
 
 
+def test_a_journal_segment_without_its_index_is_told_and_left(tmp_path: Path) -> None:
+    """Nobody knows which batches it holds; the others are published."""
+    sink = sink_at(tmp_path, segment_bytes_max=1 << 20)
+    write(sink, 0)
+    (path,) = (tmp_path / ".journal").rglob("*.bin")
+    path.with_name("events-7.bin").write_bytes(path.read_bytes())
+    sink.close()
+    sink = sink_at(tmp_path)
+    write(sink, 1)
+    ((_, found),) = sink.recovery_reports().items()
+    assert (Path(found[0].path).name, found[0].reason[:12]) == ("events-7.bin", "has no index")
+    sink.close()
+    assert sorted(numbers_in_tables(tmp_path)) == sorted([0, 1] * 10)
+
+
 def test_a_writer_with_a_successor_publishes_nothing_more(tmp_path: Path) -> None:
     """On a shared file system: the successor publishes what was left, once."""
     options = {"shared_file_system": True, "lease_s": 1}
