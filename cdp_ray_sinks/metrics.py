@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 
 
@@ -38,6 +39,18 @@ class MetricsSnapshot:
     def to_dict(self) -> dict[str, int]:
         """Plain data, one key per counter."""
         return asdict(self)
+
+
+def hit_rate(counters: Iterable[Mapping[str, int]]) -> float | None:
+    """The share of buffers that were there when they were wanted, over all lanes of a sink.
+
+    None for a sink that makes no bytes in buffers, or has not yet.
+    """
+    hits = misses = 0
+    for counts in counters:
+        hits += counts.get("pool_hits", 0)
+        misses += counts.get("pool_misses", 0)
+    return hits / (hits + misses) if hits + misses else None
 
 
 COUNTER_NAMES = tuple(field.name for field in fields(MetricsSnapshot))

@@ -29,7 +29,7 @@ from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.delivery.flights import SinkTally
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
-from cdp_ray_sinks.metrics import MetricsSnapshot
+from cdp_ray_sinks.metrics import MetricsSnapshot, hit_rate
 
 POLL_S = 0.25
 PROBLEMS_S = 3.0
@@ -312,10 +312,8 @@ class Pipeline:
         sinks = {}
         for name, config in self.config.active_sinks().items():
             tally = tallies.get(name, SinkTally())
-            lanes = sum(
-                (report["metrics"] for report in self._lane_reports.get(name, [])),
-                MetricsSnapshot(),
-            )
+            reports = self._lane_reports.get(name, [])
+            lanes = sum((report["metrics"] for report in reports), MetricsSnapshot())
             sinks[name] = {
                 "type": config.type,
                 "events": tally.events + tally.spooled,
@@ -327,6 +325,7 @@ class Pipeline:
                 "dead_letters": lanes.dead_letters,
                 "spooled": tally.spooled,
                 "left_in_spool": self._spools.get(name, {}).get("batches", 0),
+                "buffer_hit_rate": hit_rate(report["counters"] for report in reports),
             }
         sources = {
             name: {**report["counters"], "resends": report["resends"]}

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from cdp_ray_sinks.metrics import COUNTER_NAMES, MetricsSnapshot, SinkMetrics
+from cdp_ray_sinks.metrics import COUNTER_NAMES, MetricsSnapshot, SinkMetrics, hit_rate
 
 
 def test_everything_starts_at_zero() -> None:
@@ -22,6 +22,14 @@ def test_added_counts_show_in_the_next_snapshot() -> None:
     metrics.add(batches_received=1, retries=4)
     snapshot = metrics.snapshot()
     assert (snapshot.batches_received, snapshot.bytes_written, snapshot.retries) == (3, 100, 4)
+
+
+def test_the_hit_rate_is_over_all_lanes() -> None:
+    """Lanes that lent more weigh more; a sink without buffers has no rate."""
+    lanes = [{"pool_hits": 98, "pool_misses": 0}, {"pool_hits": 0, "pool_misses": 2}, {}]
+    assert hit_rate(lanes) == 0.98
+    assert hit_rate([{"batches": 3}, {"pool_hits": 0, "pool_misses": 0}]) is None
+    assert hit_rate([]) is None
 
 
 def test_a_snapshot_does_not_change_afterwards() -> None:

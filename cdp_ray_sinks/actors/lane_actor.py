@@ -25,7 +25,7 @@ from cdp_ray_sinks.delivery.wire import decode_call, encode_answer
 from cdp_ray_sinks.errors import ConfigError, SinkError, TransientError
 from cdp_ray_sinks.metrics import MetricsSnapshot
 from cdp_ray_sinks.placeholders import resolved
-from cdp_ray_sinks.sinks.base import HasNotes, Sink, SinkContext
+from cdp_ray_sinks.sinks.base import HasCounters, HasNotes, Sink, SinkContext
 
 CONCURRENCY_GROUPS = {"data": 16, "control": 4, "lines": 1}
 
@@ -163,13 +163,14 @@ class LaneActor:
         return {**self._report(), "is_closed": is_closed}
 
     def _report(self) -> dict[str, Any]:
-        error, lane = self._open_error, self._lane
+        error, lane, sink = self._open_error, self._lane, self._sink
         last_error = None if lane is None else lane.last_error()
         return {
             "sink": self._spec.sink_name,
             "metrics": MetricsSnapshot() if lane is None else lane.snapshot(),
             "queued_bytes": 0 if lane is None else lane.queued_bytes(),
             "idle_ms": self._clock.monotonic_ms() - self._last_push_ms,
+            "counters": sink.counters() if isinstance(sink, HasCounters) else {},
             "last_error": str(error) if error is not None else last_error,
         }
 

@@ -22,6 +22,7 @@ PARTS: Final = {
     "disk_binary": (
         "cdp_ray_sinks.bench.disk_rows:disk_rows",
         "cdp_ray_sinks.bench.lz4_rows:lz4_rows",
+        "cdp_ray_sinks.bench.workspace_rows:workspace_rows",
         "cdp_ray_sinks.bench.latency_rows:latency_rows",
     ),
     "disk_plaintext": ("cdp_ray_sinks.bench.text_rows:text_rows",),

@@ -13,9 +13,16 @@ from cdp_ray_sinks.testing import BatchKeeper
 
 def synthetic_batches(events: int, shape: str, batch_events: int) -> list[Batch]:
     """Batches of the synthetic source with running numbers 0 to events - 1."""
-    config = load_source_config(
-        "synthetic", {"events": events, "shape": shape, "batch_events": batch_events}
-    )
+    return _made(events=events, shape=shape, batch_events=batch_events)
+
+
+def spread_batches(events: int, shape: str, workspaces: int, first_number: int = 0) -> list[Batch]:
+    """The same over workspaces 1 to `workspaces`, numbers from `first_number` on."""
+    return _made(events=events, shape=shape, workspaces=workspaces, start_number=first_number)
+
+
+def _made(**options: object) -> list[Batch]:
+    config = load_source_config("synthetic", options)
     keeper = BatchKeeper()
     config.build(SourceContext("bench")).run(keeper, threading.Event())
     return keeper.batches

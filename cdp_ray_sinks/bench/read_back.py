@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from cdp_ray_sinks.batch.columns import decode_events, decode_logs
@@ -16,12 +17,19 @@ def numbers_found(base: Path, workspace_id: int, count: int) -> int:
 
     A number that is there twice counts as not found: it proves that something is wrong.
     """
+    return numbers_found_in(base, [workspace_id], count)
+
+
+def numbers_found_in(base: Path, workspace_ids: Iterable[int], count: int) -> int:
+    """As `numbers_found`, over several workspaces that share the numbers."""
     numbers = RunningNumbers(count)
-    for segment in segments(base, workspace_id):
-        with BinaryReader.open(segment.path) as reader:
-            for batch in reader.batches():
-                if batch.header.schema_type == SchemaType.EVENT:
-                    numbers.add(decode_events(batch).table.column("payload"))
-                elif batch.header.schema_type == SchemaType.LOG:
-                    numbers.add(decode_logs(batch).table.column("payload"))
+    for workspace_id in workspace_ids:
+        directory = base / str(workspace_id)
+        for segment in segments(directory) if directory.exists() else ():
+            with BinaryReader.open(segment.path) as reader:
+                for batch in reader.batches():
+                    if batch.header.schema_type == SchemaType.EVENT:
+                        numbers.add(decode_events(batch).table.column("payload"))
+                    elif batch.header.schema_type == SchemaType.LOG:
+                        numbers.add(decode_logs(batch).table.column("payload"))
     return count - numbers.missing - numbers.duplicated

@@ -27,6 +27,7 @@ class Row:
     `read_back` events were found at the destination. `ratio` is path over limit, pair by
     pair, with its spread; for times (`p50_us` …) and sizes (`bytes_per_event`) it is path over
     comparison, lower is better.
+    `private_bytes` are those of all processes of the pipeline together.
     A suspect row had a slow machine under it and proves nothing.
     """
 
@@ -49,6 +50,7 @@ class Row:
     ns_per_event: float | None = None
     bytes_per_event: float | None = None
     limit_bytes_per_event: float | None = None
+    private_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, figures rounded to what means something."""

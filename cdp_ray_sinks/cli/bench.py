@@ -94,6 +94,8 @@ def _cells(row: Row) -> list[str]:
     if row.ratio_min is not None and row.ratio_max is not None:
         ratio += f" ({row.ratio_min:.2f}-{row.ratio_max:.2f})"
     remarks = ["suspect: a slow machine"] if row.suspect else []
+    if row.private_bytes is not None:
+        remarks.append(f"{bytes_text(row.private_bytes)} private memory")
     if row.file_system and row.read_back != row.events:
         remarks.append(f"read back {count_text(row.read_back)} of {count_text(row.events)}")
     return [

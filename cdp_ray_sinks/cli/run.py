@@ -267,14 +267,17 @@ def print_summary(summary: Mapping[str, Any], out: TextIO) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("sink")
     heads = ["events", "messages", "batches", "bytes", "MB/s", "errors", "dropped", "dead letters"]
-    for head in heads:
+    hit_rates = {name: sink["buffer_hit_rate"] for name, sink in summary["sinks"].items()}
+    has_buffers = any(hit_rate is not None for hit_rate in hit_rates.values())
+    for head in [*heads, "buffer hits"] if has_buffers else heads:
         table.add_column(head, justify="right")
     for name, sink in summary["sinks"].items():
         rate = sink["bytes"] / 1e6 / elapsed_s if elapsed_s else 0.0
         taken = [count_text(sink[key]) for key in ("events", "messages", "batches")]
         lost = [count_text(sink[key]) for key in ("errors", "dropped", "dead_letters")]
-        table.add_row(
-            f"{name} ({sink['type']})", *taken, bytes_text(sink["bytes"]), f"{rate:.1f}", *lost
-        )
+        cells = [*taken, bytes_text(sink["bytes"]), f"{rate:.1f}", *lost]
+        if has_buffers:
+            cells.append("" if hit_rates[name] is None else f"{hit_rates[name]:.2%}")
+        table.add_row(f"{name} ({sink['type']})", *cells)
     console.print(table)
     console.print(f"{elapsed_s:.1f} s")

@@ -77,6 +77,15 @@ class CommitsInTurn(Protocol):
 
 
 @runtime_checkable
+class HasCounters(Protocol):
+    """A sink that counts more than its lane can."""
+
+    def counters(self) -> dict[str, int]:
+        """What it counted since it was opened, for `status`. Any thread may ask."""
+        ...
+
+
+@runtime_checkable
 class HasNotes(Protocol):
     """A sink that looks at its destination while it is opened."""
 

@@ -5,6 +5,7 @@ With `compression = "lz4"` in `events.log.lz4` and so on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -17,6 +18,7 @@ from cdp_ray_sinks.files.file_system import FileSystem
 from cdp_ray_sinks.sinks.base import SinkContext
 from cdp_ray_sinks.sinks.file_sink import FileSink, FileSinkConfig
 from cdp_ray_sinks.writers.base import SegmentWriter
+from cdp_ray_sinks.writers.lz4_frames import frame_pool
 from cdp_ray_sinks.writers.plaintext import (
     BUFFER_BYTES,
     PlainTextLz4Writer,
@@ -52,6 +54,7 @@ class DiskPlaintextSink(FileSink):
         self, config: DiskPlaintextConfig, context: SinkContext, fs: FileSystem | None = None
     ) -> None:
         self.pool = new_pool(config.buffer_bytes)
+        self._is_compressed = config.compression != "none"
         super().__init__(config, lambda: config.new_writer(self.pool), context, fs)
 
     def write(self, batch: Batch) -> None:
@@ -60,9 +63,6 @@ class DiskPlaintextSink(FileSink):
             raise TerminalError(f"batch {batch.header.batch_id}: its offsets do not fit its bytes")
         super().write(batch)
 
-    def counters(self) -> dict[str, int]:
-        """As of every file sink, and how often a buffer was there (`pool_hits`) or not."""
-        return super().counters() | {
-            "pool_hits": self.pool.hits,
-            "pool_misses": self.pool.misses,
-        }
+    def pools(self) -> Sequence[BufferPool]:
+        """That of the lines, and that of the frames they are compressed into."""
+        return (self.pool, frame_pool()) if self._is_compressed else (self.pool,)

@@ -5,14 +5,15 @@ Such a sink is its options, which end in a writer, and a name: see `disk_binary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
 from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.files.buffer_pool import BufferPool
 from cdp_ray_sinks.files.chain import ChainCounters, ChainOptions
 from cdp_ray_sinks.files.chain_set import ChainSet
 from cdp_ray_sinks.files.file_system import FileSystem
@@ -79,6 +80,10 @@ class ChainConfig(SinkConfig):
             self.shared_file_system,
             self.lease_s,
         )
+
+
+_CHAIN_COUNTS: Final = tuple(field.name for field in fields(ChainCounters))
+_SEGMENT_COUNTS: Final = tuple(field.name for field in fields(SegmentCounters))
 
 
 class FileSinkConfig(ChainConfig):
@@ -163,12 +168,23 @@ class FileSink:
             if chain.recovery_report
         }
 
+    def pools(self) -> Sequence[BufferPool]:
+        """Where the buffers come from that it makes bytes in, if it makes any."""
+        return ()
+
     def counters(self) -> dict[str, int]:
-        """Sums over the open chains: `ChainCounters`, and `SegmentCounters` as segments_*."""
-        sums = asdict(ChainCounters()) | {f"segments_{n}": 0 for n in asdict(SegmentCounters())}
-        for chain in self._chains.chains.values():
-            for name, count in asdict(chain.counters).items():
-                sums[name] += count
-            for name, count in asdict(chain.segment_counters).items():
-                sums[f"segments_{name}"] += count
+        """Sums over the open chains: `ChainCounters`, and `SegmentCounters` as segments_*.
+
+        `pool_hits` and `pool_misses` say how often a buffer was there or had to be made.
+        """
+        chains = list(self._chains.chains.values())  # at once: the lane opens more meanwhile
+        sums = {"workspaces": len(chains)}
+        for name in _CHAIN_COUNTS:
+            sums[name] = sum(getattr(chain.counters, name) for chain in chains)
+        for name in _SEGMENT_COUNTS:
+            sums[f"segments_{name}"] = sum(getattr(c.segment_counters, name) for c in chains)
+        pools = self.pools()
+        if pools:
+            sums["pool_hits"] = sum(pool.hits for pool in pools)
+            sums["pool_misses"] = sum(pool.misses for pool in pools)
         return sums

@@ -35,10 +35,14 @@ type = "null"
 [sinks.archive]
 type = "disk_binary"
 path = "archive"
+[sinks.lines]
+type = "disk_plaintext"
+path = "lines"
+compression = "lz4"
 """
 SINK_KEYS = [
     "type", "events", "messages", "batches", "bytes", "errors", "dropped", "dead_letters",
-    "spooled", "left_in_spool",
+    "spooled", "left_in_spool", "buffer_hit_rate",
 ]  # fmt: skip
 
 
@@ -64,12 +68,14 @@ def test_a_run_ends_with_one_object_and_whole_files(
     summary = json.loads(out)
     assert list(summary) == ["elapsed_s", "sources", "sinks"]
     assert summary["sources"]["events"]["events"] == 30_000
-    for name, sink_type in [("nothing", "null"), ("archive", "disk_binary")]:
+    types = {"nothing": "null", "archive": "disk_binary", "lines": "disk_plaintext"}
+    for name, sink_type in types.items():
         sink = summary["sinks"][name]
         assert list(sink) == SINK_KEYS
         assert (sink["type"], sink["events"]) == (sink_type, 30_000)
         assert sink["bytes"] > 30_000 * 100
         assert (sink["errors"], sink["dropped"], sink["dead_letters"]) == (0, 0, 0)
+        assert sink["buffer_hit_rate"] == (1.0 if name == "lines" else None)
     assert scan_archive(tmp_path / "archive", 30_000, as_json=False) == 0
     assert verify_archive(tmp_path / "archive", as_json=False) == 0
     print_summary(summary, sys.stdout)

@@ -188,3 +188,20 @@ def test_rotation_holds_up_no_write(tmp_path: Path) -> None:
     sink.close()
     assert slowest_s < 0.5
     assert len(list(tmp_path.rglob("*.bin"))) > 50
+
+
+@pytest.mark.parametrize("workspaces", [1, 40])
+def test_frames_are_made_in_buffers_that_are_at_hand(tmp_path: Path, workspaces: int) -> None:
+    """Commit after commit, of one workspace or many at once: no buffer is made anew."""
+    sink = sink_at(tmp_path, compression="lz4")
+    before = sink.counters()
+    for sequence in range(20):
+        for workspace_id in range(1, workspaces + 1):
+            sink.write(batch_of(sequence, workspace_id, filler_bytes=20_000))
+        sink.flush()
+    after = sink.counters()
+    assert after["workspaces"] == workspaces
+    assert after["pool_hits"] - before["pool_hits"] >= 20 * workspaces
+    assert after["pool_misses"] == before["pool_misses"]
+    sink.close()
+    assert "pool_hits" not in sink_at(tmp_path / "plain").counters()
