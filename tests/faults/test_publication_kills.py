@@ -84,6 +84,7 @@ class Chain:
 
     def __init__(self, warehouse: Path, workspace: int) -> None:
         self._lane = warehouse / ".journal" / str(workspace) / ".lane"
+        self._published = warehouse / str(workspace)
         self._epoch = 0
 
     def kill(self, within_s: float, chance: random.Random, killed: set[int]) -> None:
@@ -93,14 +94,32 @@ class Chain:
             while (newest := max(self._epochs(), default=0)) <= self._epoch:
                 assert time.monotonic() < until, "no chain has come back"
                 time.sleep(0.005)
-            time.sleep(chance.choice([0.05, 0.5, 2.0]) * chance.random())
             pid = int((self._lane / f"epoch-{newest}").read_text().split()[0])
             self._epoch = newest
             # A chain that was killed for another workspace may have held this one too.
-            if pid not in killed:
-                os.kill(pid, signal.SIGKILL)
-                killed.add(pid)
-                return
+            if pid in killed:
+                continue
+            self._wait_for_the_instant(chance)
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+            return
+
+    def _wait_for_the_instant(self, chance: random.Random) -> None:
+        """Any, or the one in which a file has just been published and its journal is still there.
+
+        The first such after a start is often that of what the last process has left.
+        """
+        if chance.random() < 0.4:
+            time.sleep(chance.choice([0.05, 0.5, 2.0]) * chance.random())
+            return
+        known = self._published_count()
+        until = time.monotonic() + 2
+        while self._published_count() == known and time.monotonic() < until:
+            pass
+        time.sleep(chance.choice([0.0, 0.0, 0.002, 0.01]))
+
+    def _published_count(self) -> int:
+        return sum(1 for _ in self._published.rglob("*.parquet"))
 
     def _epochs(self) -> Iterator[int]:
         """Those whose files say who made them; old ones are removed meanwhile."""
