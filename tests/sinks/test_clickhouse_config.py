@@ -98,8 +98,9 @@ def test_what_is_probably_not_meant_is_told() -> None:
         {"match": {"schema": ["metric", "log"]}, "sinks": ["good"]},
     ]
     config = PipelineConfig(sinks=sinks, routing={"default": ["rows"], "rules": rules})
-    assert config.warnings() == [
-        "sinks.rows.password: stands in the file; ${NAME} or ${file:PATH} keeps it out",
+    told = config.warnings()
+    assert told.pop(2).startswith("sinks.rows.password: a secret that is written out")
+    assert told == [
         "sinks.rows.url = 'http://localhost:8123': the password goes over the network in clear",
         "sinks.rows.rows_per_insert = 1000: many small inserts are what ClickHouse is slowest at",
         "routing.rules[0].sinks: 'good' keeps only event, log; nothing of this",
