@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cdp_ray_sinks.bench import workspace_rows as rows_module
@@ -46,24 +46,23 @@ def test_batches_are_spread_and_packed_as_a_source_does() -> None:
     assert min(sizes[:-1]) >= PACK_BYTES > sizes[0] - max(b.header.record_bytes for b in packs[0])
 
 
-def hold(held_bytes: int, pipe: multiprocessing.connection.Connection) -> None:
-    """Have so much memory for itself until told to end."""
-    memory = np.ones(held_bytes, np.uint8)
-    pipe.send(len(memory))
-    pipe.recv()
+HOLD = """
+import sys
+import numpy as np
+memory = np.ones(int(sys.argv[1]), np.uint8)
+print(len(memory), flush=True)
+sys.stdin.readline()
+"""
 
 
 def test_private_memory_is_that_of_all_processes_below() -> None:
     """What a child holds counts, and no longer once it is gone; who is not there counts nothing."""
     before = private_bytes()
-    here, there = multiprocessing.Pipe()
-    child = multiprocessing.get_context("spawn").Process(target=hold, args=(200 * MIB, there))
-    child.start()
-    here.recv()
-    assert private_bytes() - before > 190 * MIB
-    assert child.pid is not None
-    assert 200 * MIB < private_bytes(child.pid) < 600 * MIB
-    here.send(None)
-    child.join()
+    command = [sys.executable, "-c", HOLD, str(200 * MIB)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert int(child.stdout.readline()) == 200 * MIB
+        assert private_bytes() - before > 190 * MIB
+        assert 200 * MIB < private_bytes(child.pid) < 600 * MIB
     assert private_bytes() - before < 100 * MIB
     assert private_bytes(2**22 + 1) == 0
