@@ -36,16 +36,6 @@ def put_s(packs: Sequence[Pack], held_count_max: int) -> float:
     return time.perf_counter() - began
 
 
-def store_used_bytes() -> int:
-    """What the object stores of the cluster that was joined hold at the moment."""
-    from ray._private import internal_api
-
-    inside: Any = internal_api
-    address = ray.get_runtime_context().gcs_address
-    reply = inside.get_memory_info_reply(inside.get_state_from_address(address))
-    return int(reply.store_stats.object_store_bytes_used)
-
-
 class TwoCalls:
     """Two plain actors one behind the other: the least that two hops can cost."""
 

@@ -218,7 +218,7 @@ class Supervisor:
             config,
             str(self._config.dead_letter_dir()),
             str(self._config.state_dir() / "sinks"),
-            delivery.populate_object_store and config.one_lane_per_workspace,
+            delivery.populate_object_store and config.reads_bytes,
             # A workspace may have a quarter of what is in flight; see `delivery.flights.Window`.
             held_bytes_max=min(delivery.window_bytes, config.max_in_flight_bytes) // 4,
             held_batches_max=max(1, delivery.window_batches // 4),

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any, Final
 
-from cdp_ray_sinks.actors.probes import store_used_bytes
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.bench.clickhouse_material import (
     BATCH_EVENTS,
@@ -38,7 +37,7 @@ GIB: Final = 1024 * 1024 * 1024
 CODECS: Final[tuple[Compression, ...]] = ("none", "lz4")
 LONE_EVENTS_MAX: Final = 100
 LONE_EVENT_EVERY_S: Final = 0.1
-SAMPLE_S: Final = 0.02
+SAMPLE_S: Final = 0.05
 
 
 def clickhouse_rows(settings: Settings) -> Iterator[Row]:
@@ -145,12 +144,12 @@ def _full_rate_rows(
     producer: Producer,
     batches: Sequence[Batch],
 ) -> Iterator[Row]:
-    """Each batch from submitting to durable, and the most that the object store held meanwhile.
+    """Each batch from submitting to durable, and the most that was pinned for the sink meanwhile.
 
-    `ratio` of the second is to the sink's budget.
+    `ratio` of the second is what was between router and destination to the sink's budget.
     """
     database.empty()
-    sampler = _Sampler()
+    sampler = _Sampler(pipeline)
     waiting: list[tuple[float, Any]] = []
     times: list[float] = []
     done = threading.Event()
@@ -182,16 +181,17 @@ def _full_rate_rows(
     budget = pipeline.config.sinks["rows"].max_in_flight_bytes
     yield Row(
         SINK, "store_pinned", settings.events, found, limit="max_in_flight_bytes",
-        ratio=sampler.used_bytes_max / budget,
-        bytes_per_event=sampler.used_bytes_max / settings.events,
+        ratio=sampler.pinned_bytes_max / budget,
+        bytes_per_event=sampler.pinned_bytes_max / settings.events,
     )  # fmt: skip
 
 
 class _Sampler:
-    """Looks at the object store while a block runs."""
+    """Looks at what the router has under way to the sink, while a block runs."""
 
-    def __init__(self) -> None:
-        self.used_bytes_max = 0
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pinned_bytes_max = 0
+        self._pipeline = pipeline
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -207,7 +207,11 @@ class _Sampler:
 
     def _run(self) -> None:
         while not self._stop.wait(SAMPLE_S):
-            self.used_bytes_max = max(self.used_bytes_max, store_used_bytes())
+            reports = self._pipeline.status()["reports"]
+            for name, report in reports.items():
+                if name.endswith("/router"):
+                    pinned_bytes = report["sinks"]["rows"]["in_flight_bytes"]
+                    self.pinned_bytes_max = max(self.pinned_bytes_max, pinned_bytes)
 
 
 def _lone_event_row(

@@ -144,8 +144,6 @@ class Lane:
         self._is_abandoned = True
         return is_closed
 
-    # -- the writer thread ------------------------------------------------------------
-
     def _run(self) -> None:
         next_tick_ms = self._clock.monotonic_ms() + TICK_MS
         while True:
@@ -206,16 +204,15 @@ class Lane:
             failed.update(self._tried(self._settle_committed))
             is_held = not failed and self._holds_back()
         if is_held:  # tell those who wait what is known, or nothing more would come
-            for push in {push for _, push, _ in batches}:
+            for push in {push for _, push, _ in batches if not push.is_question}:
                 push.release()
             return
         failed.update(self._tried(self._flush))
         self._settle(failed)
 
     def _ledger(self, workspace_id: int) -> Ledger:
-        if isinstance(self._sink, KeepsLedger):
-            return self._sink.ledger_for(workspace_id)
-        return self._own_ledger
+        sink = self._sink
+        return sink.ledger_for(workspace_id) if isinstance(sink, KeepsLedger) else self._own_ledger
 
     def _accept(
         self, batch: Batch, push: PushAnswer, place: int, lows: dict[tuple[bytes, int], int]
@@ -226,9 +223,11 @@ class Lane:
             if same.batch.header.checksum == header.checksum:
                 self.metrics.add(duplicates=1)
                 same.waiting.append((push, place))
+                push.has_known = True
             else:
                 self._answer([(push, place)], REFUSED)
             return
+        push.has_news = True
         self.metrics.add(batches_received=1)
         low = lows.get((header.producer, header.epoch), 0)
         try:

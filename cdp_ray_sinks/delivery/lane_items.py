@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.delivery.push import DURABLE, PENDING
 from cdp_ray_sinks.errors import SinkError
+
+TOGETHER_S: Final = 0.002
+"""How long an answer waits for outcomes that come with the first."""
 
 
 class RefusedEntry(NamedTuple):
@@ -40,21 +45,32 @@ class DeadLetters(Protocol):
 class PushAnswer:
     """One call being answered: PENDING outcomes become others as its batches settle."""
 
-    __slots__ = ("future", "is_retried", "outcomes", "remaining")
+    __slots__ = ("future", "has_known", "has_news", "is_retried", "outcomes", "remaining")
 
     def __init__(self, count: int) -> None:
         self.outcomes = [PENDING] * count
         self.remaining = count
+        self.has_news = self.has_known = False
+        """Whether it brought a batch that the lane had not; one that it has already."""
         self.is_retried = False
         """Whether the sink could not take one of its batches and is being asked again."""
         self.future: Future[list[str]] = Future()
 
+    @property
+    def is_question(self) -> bool:
+        """Whether it only asks what became of batches."""
+        return self.has_known and not self.has_news
+
     def settle(self, place: int, outcome: str) -> None:
         """One batch of the call has its outcome."""
+        is_first = self.remaining == len(self.outcomes)
         self.outcomes[place] = outcome
         self.remaining -= 1
-        if not self.remaining and not self.future.done():
-            self.future.set_result(self.outcomes)
+        if not self.remaining:
+            self.release()
+        elif is_first and self.is_question:
+            # Who asks wants to know what there is to know; what settles with it is told with it.
+            threading.Timer(TOGETHER_S, self.release).start()
 
     def wait(self, wait_s: float, *, is_patient: bool) -> list[str]:
         """The outcomes once all are known; after `wait_s` those that are.
@@ -65,12 +81,12 @@ class PushAnswer:
             try:
                 return list(self.future.result(wait_s))
             except TimeoutError:
-                if self.is_retried or not is_patient:
+                if self.is_retried or self.is_question or not is_patient:
                     return list(self.outcomes)
 
     def release(self) -> None:
         """Answer with what is known by now."""
-        if not self.future.done():
+        with contextlib.suppress(InvalidStateError):  # it was answered at this very moment
             self.future.set_result(list(self.outcomes))
 
 

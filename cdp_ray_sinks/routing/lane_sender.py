@@ -116,6 +116,7 @@ class LaneSender:
         self._is_waiting = False
         self._recovery: asyncio.Task[None] | None = None
         self._pushes: set[asyncio.Task[None]] = set()
+        self._questions = 0
         self.recoveries = 0
         self.last_error: str | None = None
 
@@ -173,9 +174,10 @@ class LaneSender:
             self._start_push(self._lane, batches)
 
     def _may_push(self) -> bool:
-        if self._is_waiting or len(self._pushes) >= PUSHES_IN_FLIGHT_MAX:
+        under_way = len(self._pushes) - self._questions  # those take their time
+        if self._is_waiting or under_way >= PUSHES_IN_FLIGHT_MAX:
             return False
-        if not self._pushes:
+        if not under_way:
             return bool(self._queue)
         waiting = len(self._queue)
         if not self._has_workspaces or self._queued_bytes >= GROUP_BYTES_MIN:
@@ -195,6 +197,7 @@ class LaneSender:
         self, lane: LaneLink, batches: list[RoutedBatch], *, is_ask: bool = False
     ) -> None:
         self._number += 1
+        self._questions += is_ask
         push = self._push(lane, self._number, batches, is_ask)
         self._pushes.add(asyncio.get_running_loop().create_task(push))
 
@@ -217,6 +220,7 @@ class LaneSender:
             task = asyncio.current_task()
             if task is not None:
                 self._pushes.discard(task)
+            self._questions -= is_ask
             self.send()
 
     def _settle(self, batches: list[RoutedBatch], outcomes: list[str], is_ask: bool) -> None:

@@ -141,6 +141,8 @@ class SinkConfig(BaseModel):
 
     one_lane_per_workspace: ClassVar[bool] = False
     """True for sinks that write files: each workspace has a chain of its own."""
+    reads_bytes: ClassVar[bool] = False
+    """True for sinks that read all they are given: the store's pages are mapped beforehand."""
     prints_lines: ClassVar[bool] = False
     """True for sinks whose lines the driver prints."""
     schemas: ClassVar[frozenset[int]] = frozenset()

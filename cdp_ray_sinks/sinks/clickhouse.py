@@ -50,6 +50,7 @@ class ClickHouseConfig(SinkConfig):
     `settings` go with each insert.
     """
 
+    reads_bytes: ClassVar[bool] = True
     schemas: ClassVar[frozenset[int]] = frozenset({SchemaType.EVENT, SchemaType.LOG})
 
     type: Literal["clickhouse"] = "clickhouse"

@@ -41,6 +41,7 @@ class ChainConfig(SinkConfig):
     """
 
     one_lane_per_workspace: ClassVar[bool] = True
+    reads_bytes: ClassVar[bool] = True
 
     path: str | Path
     rotation: Literal["hourly", "daily"] = "hourly"

@@ -551,3 +551,25 @@ def test_new_batches_do_not_shorten_the_wait_of_a_lone_destination() -> None:
         assert time.monotonic() - began >= 0.3
     assert bench.sink.flushes == 2
     assert bench.lane.close(1_000)
+
+
+def test_who_asks_is_answered_as_soon_as_something_is_known() -> None:
+    """Not before, and not only when all of it is: no later than after the usual wait."""
+    bench = turning_bench()
+    bench.sink.wants_ms = 5
+    three = [make_batch(0), make_batch(1), make_batch(2)]
+    assert bench.push(*three) == [PENDING] * 3
+    with ThreadPoolExecutor(1) as thread:
+        began = time.monotonic()
+        question = thread.submit(bench.push, *three)
+        time.sleep(0.1)
+        assert not question.done()
+        bench.sink.ready = 2
+        assert question.result() == [DURABLE, DURABLE, PENDING]
+        assert time.monotonic() - began < ANSWER_WAIT_S
+        began = time.monotonic()
+        assert bench.push(three[2]) == [PENDING]
+        assert time.monotonic() - began >= ANSWER_WAIT_S
+    bench.sink.wants_ms = 0
+    assert bench.lane.close(5_000)
+    assert bench.sink.durable == [(1, 0), (1, 1), (1, 2)]
