@@ -29,7 +29,7 @@ from cdp_ray_sinks.bench.settings import Settings
 from cdp_ray_sinks.pipeline import Pipeline
 from cdp_ray_sinks.writers.clickhouse_tables import SCHEMAS, deserialise
 
-EVENTS_MAX: Final = 400_000
+EVENTS_MAX: Final = 1_000_000
 """What the slow ones are given."""
 
 
