@@ -27,6 +27,7 @@ from cdp_ray_sinks.errors import FencedError, TransientError
 from cdp_ray_sinks.files.file_system import (
     error_text,
     make_directories,
+    make_one,
     sync_directory,
     transient,
 )
@@ -130,7 +131,8 @@ class Fence:
             epochs = [] if is_new else epochs_in(self.directory)
             epoch = max(epochs, default=0) + 1
             if self._write_epoch(epoch):
-                if max(epochs_in(self.directory), default=0) == epoch:
+                is_alone = is_new and not self.is_shared  # who had been here would hold the lock
+                if is_alone or max(epochs_in(self.directory), default=0) == epoch:
                     break
                 _unlink(self._file_of(epoch))
             is_new = False
@@ -159,14 +161,10 @@ class Fence:
         return f"{self.directory}/{_EPOCH_PREFIX}{epoch}"
 
     def _made(self, directory: str) -> bool:
-        """Make a directory; False if the name is there. Raises FileNotFoundError."""
-        try:
-            os.mkdir(directory)  # noqa: PTH102 - the name is no Path
-        except FileExistsError:
-            return False
-        if self.is_shared:
+        is_new = make_one(directory)
+        if is_new and self.is_shared:
             sync_directory(Path(directory).parent)
-        return True
+        return is_new
 
 
 def _exists(path: str) -> bool:

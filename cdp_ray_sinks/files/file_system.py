@@ -189,6 +189,30 @@ def make_directories(directory: Path | str, *, sync: bool = True) -> bool:
     return True
 
 
+def make_one(directory: str) -> bool:
+    """Create a directory; whether it was not there before. Raises OSError; nothing is synced."""
+    try:
+        os.mkdir(directory)  # noqa: PTH102 - the name is no Path
+    except FileExistsError:
+        return False
+    return True
+
+
+def make_below(directory: str, path: str) -> bool:
+    """Create `path` below a directory, from above, because mostly all of it is missing.
+
+    Whether its last part was not there before. Raises OSError; nothing is synced.
+    """
+    is_new, made = False, directory
+    try:
+        for name in path.split("/"):
+            made = f"{made}/{name}"
+            is_new = make_one(made)
+    except FileNotFoundError:  # someone removed what it is to be in
+        return make_directories(f"{directory}/{path}", sync=False)
+    return is_new
+
+
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
     """A descriptor of an existing file for the block; raises OSError."""

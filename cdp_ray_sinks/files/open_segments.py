@@ -13,7 +13,7 @@ from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.errors import FencedError
 from cdp_ray_sinks.files.commit_index import INDEX_SUFFIX, IndexHeader
 from cdp_ray_sinks.files.fence import LANE_DIRECTORY, Fence
-from cdp_ray_sinks.files.file_system import FileSystem, error_text, make_directories
+from cdp_ray_sinks.files.file_system import FileSystem, error_text, make_below
 from cdp_ray_sinks.files.follower import Follower, NoFollower
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.files.open_marks import Mark, OpenMarks
@@ -210,7 +210,7 @@ class OpenSegments:
     def _make(self, key: Key) -> Segment:
         partition, stream = key
         directory = f"{self._workspace}/{partition.path}"
-        is_new = make_directories(directory, sync=False)
+        is_new = make_below(self._workspace, partition.path)
         place = self._places.get(key, 0)
         while True:
             path = Path(f"{directory}/{segment_name(stream, place, self._suffix)}")

@@ -31,7 +31,9 @@ TURN_WAIT_S_MAX = 10.0
 ANSWER_WAIT_S = 0.25
 SPOOL_IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 SETTLED_ALONE_MAX = 8
-SETTLED_LINGER_S = 0.01
+SETTLED_LINGER_S = 20e-6
+SETTLED_LINGER_S_MAX = 0.05
+"""How long an answer waits for more to be settled: so long for each that was asked about."""
 LANE_SHARE = 4
 """No lane of a sink with many may hold more than this part of the sink's budget."""
 
@@ -155,7 +157,7 @@ class Router:
             batch.wait(waiter, state + 1)
         await waiter.wait(ANSWER_WAIT_S)
         if len(polled) > SETTLED_ALONE_MAX:
-            await asyncio.sleep(SETTLED_LINGER_S)
+            await asyncio.sleep(min(SETTLED_LINGER_S_MAX, len(polled) * SETTLED_LINGER_S))
         further = [p for p, (_, state) in enumerate(known) if polled[p].state > state]
         return SettledAnswer(further, *self._answer([polled[place] for place in further]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cdp_ray_sinks.files.file_system import (
     STEP_BYTES,
     LocalFileSystem,
     append_fully,
+    make_below,
     make_directories,
     transient,
     write_fully,
@@ -117,3 +119,17 @@ def test_an_error_says_what_was_done_to_which_path(tmp_path: Path) -> None:
     ):
         os.stat(tmp_path / "absent")  # noqa: PTH116 - the call under the error
     assert file_system.error_text(OSError("odd")) == "OSError: odd"
+
+
+def test_what_is_made_below_a_directory_heals_what_was_removed(tmp_path: Path) -> None:
+    """Whether the last part is new is told; a file in the way is an error."""
+    base = str(tmp_path / "7")
+    assert make_below(base, "2026-01-01/07")
+    assert not make_below(base, "2026-01-01/07")
+    assert make_below(base, "2026-01-01/08")
+    shutil.rmtree(base)
+    assert make_below(base, "2026-01-01/08")
+    assert (tmp_path / "7/2026-01-01/08").is_dir()
+    (tmp_path / "7/2026-01-02").write_bytes(b"")
+    with pytest.raises(NotADirectoryError):
+        make_below(base, "2026-01-02/00")
