@@ -110,9 +110,10 @@ class Window:
         workspace_id = headers[0].workspace_id
         held = self._by_workspace.get(workspace_id, 0)
         others = len(self._by_workspace) - (1 if held else 0)
-        if not held or not others or len(headers) > 1:
-            return True
-        return held + headers[0].record_bytes <= self._window_bytes // 4
+        if not held or not others or any(h.workspace_id != workspace_id for h in headers):
+            return True  # an object of several workspaces goes whole or not at all
+        more_bytes = sum(header.record_bytes for header in headers)
+        return held + more_bytes <= self._window_bytes // 4
 
     def take(self, hold: Hold, headers: Sequence[BatchHeader]) -> None:
         """Account for an object and the batches in it."""

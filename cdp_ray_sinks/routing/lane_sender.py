@@ -9,9 +9,10 @@ from typing import Protocol
 
 from cdp_ray_sinks.batch.batch import BatchId
 from cdp_ray_sinks.delivery.backoff import Backoff
-from cdp_ray_sinks.delivery.push import DURABLE, PENDING, Group, Low, fitting, make_group
+from cdp_ray_sinks.delivery.push import DURABLE, PENDING, Group, Low, make_group
 from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.routing.flights import RoutedBatch
+from cdp_ray_sinks.routing.lane_queue import LaneQueue
 
 PUSHES_IN_FLIGHT_MAX = 2
 GROUP_BATCHES_MIN = 8
@@ -100,12 +101,12 @@ class LaneSender:
         self._lows = lows
         self._random = random
         self._new_session = new_session
-        self._lane_bytes_max = lane_bytes_max
         self._has_workspaces = has_workspaces
         self._group_batches_max = group_batches_max
-        self._group_bytes_max = min(group_bytes_max, lane_bytes_max)
-        self._queue: deque[RoutedBatch] = deque()
-        self._queued_bytes = 0
+        # Where the lane has a share only, two pushes together must fit into it.
+        push_bytes_max = lane_bytes_max // (PUSHES_IN_FLIGHT_MAX if has_workspaces else 1)
+        self._group_bytes_max = min(group_bytes_max, push_bytes_max)
+        self._queue = LaneQueue(by_workspace=has_workspaces, held_bytes_max=lane_bytes_max)
         self._sent: dict[BatchId, RoutedBatch] = {}
         self._pending: deque[RoutedBatch] = deque()
         self._asking: asyncio.TimerHandle | None = None
@@ -126,7 +127,6 @@ class LaneSender:
         It goes with the next `send`, so that what arrives together leaves together.
         """
         self._queue.append(batch)
-        self._queued_bytes += batch.header.record_bytes
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -136,8 +136,10 @@ class LaneSender:
     @property
     def oldest_s(self) -> float | None:
         """When the longest unsettled batch came to the router; None if there is none."""
-        oldest = next(iter(self._sent.values()), None) or next(iter(self._queue), None)
-        return None if oldest is None else oldest.came_s
+        first_sent = next(iter(self._sent.values()), None)
+        if first_sent is not None:
+            return first_sent.came_s
+        return min((batch.came_s for batch in self._queue), default=None)
 
     def withdraw(self) -> list[RoutedBatch]:
         """Give up all that is unsettled, in order; a late answer about it is not heard."""
@@ -145,7 +147,6 @@ class LaneSender:
         self._budget.queued_bytes -= sum(batch.header.record_bytes for batch in self._queue)
         sent_bytes = sum(batch.header.record_bytes for batch in self._sent.values())
         self._queue.clear()
-        self._queued_bytes = 0
         self._sent.clear()
         self._pending.clear()
         self._budget.give_back(sent_bytes)
@@ -163,13 +164,15 @@ class LaneSender:
                 self._recovery = asyncio.get_running_loop().create_task(self._recover())
             return
         while self._may_push():
-            count, group_bytes = self._next_group()
+            batches = self._queue.take(self._group_batches_max, self._group_bytes_max)
+            if not batches:
+                return  # those that wait may have no more; what settles calls this again
+            group_bytes = sum(batch.header.record_bytes for batch in batches)
             if not self._budget.try_take(group_bytes, self._room_came):
                 self._is_waiting = True
+                self._queue.put_back(batches)
                 return
             self._budget.queued_bytes -= group_bytes
-            self._queued_bytes -= group_bytes
-            batches = [self._queue.popleft() for _ in range(count)]
             self._sent.update((batch.header.batch_id, batch) for batch in batches)
             self._start_push(self._lane, batches)
 
@@ -180,18 +183,13 @@ class LaneSender:
         if not under_way:
             return bool(self._queue)
         waiting = len(self._queue)
-        if not self._has_workspaces or self._queued_bytes >= GROUP_BYTES_MIN:
+        if not self._has_workspaces or self._queue.waiting_bytes >= GROUP_BYTES_MIN:
             return waiting >= GROUP_BATCHES_MIN
         return waiting >= GROUP_SMALL_MIN
 
     def _room_came(self) -> None:
         self._is_waiting = False
         self.send()
-
-    def _next_group(self) -> tuple[int, int]:
-        """How many batches go next, and their bytes; at least one."""
-        waiting = ((batch.header, batch.payload) for batch in self._queue)
-        return fitting(waiting, self._group_batches_max, self._group_bytes_max)
 
     def _start_push(
         self, lane: LaneLink, batches: list[RoutedBatch], *, is_ask: bool = False
@@ -232,6 +230,7 @@ class LaneSender:
                 self._pending.append(batch)
             else:
                 del self._sent[batch.header.batch_id]
+                self._queue.settled(batch)
                 settled_bytes += batch.header.record_bytes
                 batch.settle(self._sink_name, self._durable_as if outcome == DURABLE else outcome)
         if self._pending and (self._asking is None or (is_ask and settled_bytes)):
@@ -272,11 +271,10 @@ class LaneSender:
                 self.last_error = str(error)
                 self._failures += 1
         unsettled_bytes = sum(batch.header.record_bytes for batch in self._sent.values())
-        self._queue.extendleft(reversed(self._sent.values()))
+        self._queue.put_back(self._sent.values())
         self._sent.clear()
         self._pending.clear()
         self._budget.queued_bytes += unsettled_bytes
-        self._queued_bytes += unsettled_bytes
         self._lane, self._number, self._recovery = lane, 0, None
         self._budget.give_back(unsettled_bytes)
         self.send()

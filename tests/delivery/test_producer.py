@@ -256,6 +256,26 @@ def test_no_workspace_holds_more_than_a_quarter_while_others_are_there(
     assert not blocked.is_alive()
 
 
+def test_batches_packed_together_are_no_way_around_the_quarter(
+    producer: Producer, link: FakeLink
+) -> None:
+    """Those of one workspace count together; an object of several goes, or all would wait."""
+    link.hold = True
+    producer.submit(make_batch(0, 1_000, workspace_id=2))
+    producer.submit(make_batch(1, 1_000, workspace_id=1))
+    several = [make_batch(2, 1_000, workspace_id=1), make_batch(3, 1_000, workspace_id=3)]
+    assert len(producer.submit_packed(several)) == 2
+    pack = [make_batch(4 + n, 300, workspace_id=1) for n in range(3)]
+    blocked = threading.Thread(target=producer.submit_packed, args=(pack,), daemon=True)
+    blocked.start()
+    blocked.join(0.2)
+    assert blocked.is_alive()
+    link.hold = False
+    link.release()
+    blocked.join(5)
+    assert not blocked.is_alive()
+
+
 def test_a_lost_call_is_sent_again_from_the_first_unsettled_batch(
     producer: Producer, link: FakeLink
 ) -> None:

@@ -483,3 +483,44 @@ def test_an_answer_about_many_names_only_those_that_are_further() -> None:
         stuck.gate.set()
 
     run(scenario())
+
+
+def test_small_workspaces_are_done_while_a_large_one_floods_their_lane() -> None:
+    """All share one lane: the flood came first and is long, and each small one has its turn.
+
+    The lane answers push by push, so that the order is that of the queue and not of a clock.
+    """
+
+    async def scenario() -> None:
+        lane = FakeLane()
+        lane.gate.clear()
+        router = make_router(
+            {"one": Places(lane)}, by_workspace=True, in_flight_bytes_max=40_000,
+            group_batches_max=32,
+        )  # fmt: skip
+        flood = [header(n, workspace_id=1, record_bytes=1000) for n in range(300)]
+        small = [header(300 + w, workspace_id=w, record_bytes=100) for w in range(2, 52)]
+        flooding = asyncio.ensure_future(router.route(PRODUCER, 1, 1, group(*flood)))
+        while not lane.groups:
+            await asyncio.sleep(0.001)
+        asking = asyncio.ensure_future(router.route(PRODUCER, 1, 2, group(*small)))
+        in_flight = []
+        while any(h.sequence not in lane.taken for h in small):
+            in_flight.append(router.state()["sinks"]["one"]["in_flight_bytes"])
+            lane.gate.set()
+            await asyncio.sleep(0)
+            lane.gate.clear()
+            await asyncio.sleep(0.001)
+        before = [n for n in lane.taken if n < 300]
+        assert 5 <= len(before) < 30
+        assert max(in_flight) <= 10_000
+        lane.gate.set()
+        await flooding
+        assert set((await asking).states) == {COMPLETE}
+        left = [h for h in flood if h.batch_id in router._batches]
+        while left:
+            await router.settled([(h.batch_id, OWED) for h in left])
+            left = [h for h in left if h.batch_id in router._batches]
+        assert [n for n in lane.taken if n < 300] == list(range(300))
+
+    run(scenario())
