@@ -189,6 +189,7 @@ def _months_of(times: Any) -> NDArray[np.int64]:
 
 def serialise(rows: pa.RecordBatch, compression: Compression = "none") -> pa.Buffer:
     """The rows as one block of ClickHouse's format ArrowStream; equal rows give equal bytes."""
+    rows = _without_rest(rows)
     if compression != "none":
         growing = pa.BufferOutputStream()
         _write_stream(rows, growing, pa.ipc.IpcWriteOptions(compression=compression))
@@ -199,6 +200,37 @@ def serialise(rows: pa.RecordBatch, compression: Compression = "none") -> pa.Buf
     block = pa.allocate_buffer(counted.size())
     _write_stream(rows, pa.FixedSizeBufferWriter(block), None)
     return block
+
+
+def _without_rest(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows in buffers that end with them.
+
+    Arrow pads a buffer with what lies behind the last row. In memory that is used again those
+    are bytes of other batches.
+    """
+    columns = [_exact(column) for column in rows.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema)
+
+
+def _exact(column: Any) -> Any:
+    if isinstance(column, pa.DictionaryArray):
+        return pa.DictionaryArray.from_arrays(
+            _exact(column.indices), _exact(column.dictionary), safe=False
+        )
+    if column.null_count:
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        return pa.array(pc.fill_null(column, 0).to_numpy(), mask=missing)
+    _, *buffers = column.buffers()
+    start, count = column.offset, len(column)
+    if len(buffers) == 1:
+        width = column.type.bit_width // 8
+        buffers = [buffers[0].slice(width * start, width * count)]
+    elif count:
+        bounds = np.frombuffer(buffers[0], np.int32, count + 1, 4 * start)
+        first, end = int(bounds[0]), int(bounds[-1])
+        buffers = [pa.py_buffer(bounds - first if first else bounds),
+                   buffers[1].slice(first, end - first)]  # fmt: skip
+    return pa.Array.from_buffers(column.type, count, [None, *buffers], 0)
 
 
 def _write_stream(rows: pa.RecordBatch, out: Any, options: Any) -> None:
