@@ -129,9 +129,8 @@ def test_nothing_is_lost_doubled_or_overtaken(steps: list[tuple[str, int, int]])
             settled += names([done])
         elif step == "put_back":
             queue.put_back(held)
-            for each in held:
-                given_out[each.header.workspace_id].remove(each.header.sequence)
             held = []
+            given_out.clear()  # they come again, behind those that were settled meanwhile
         assert queue.held_bytes == sum(each.header.record_bytes for each in held)
         assert queue.held_bytes <= 100 or len(held) == 1
         assert all(sequences == sorted(sequences) for sequences in given_out.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ def make_router(lane: FakeLane, spool: FakeSpool, in_flight_bytes_max: int = 100
     route = SinkRoute(
         "sink", False, True, "spool", in_flight_bytes_max, Place(lane), spool, spool_after_s=0.3
     )
-    sessions = iter(range(1, 1000))
+    sessions = itertools.count(1)
     router = Router(
         "r", RoutingTable(("sink",)), {"sink": route}, lambda: 0.0, lambda: next(sessions)
     )
