@@ -25,6 +25,8 @@ EVENTS_PER_KILL = 16_000
 CONFIG = """
 [pipeline]
 name = "publication-kills"
+[delivery]
+drain_deadline_s = 600
 [sources.made]
 type = "synthetic"
 events = {events}
