@@ -76,6 +76,12 @@ def oracle() -> Any:
 
 
 @pytest.fixture(scope="session")
+def captured_rows() -> Any:
+    """What the captured bytes are as rows: the `CapturedRows` of captured_rows.py."""
+    return _beside("captured_rows").CapturedRows()
+
+
+@pytest.fixture(scope="session")
 def line_parser() -> Any:
     """Reads lines of text back: the `LineParser` of line_parser.py."""
     return _beside("line_parser").LineParser()
