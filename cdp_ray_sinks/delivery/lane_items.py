@@ -45,7 +45,15 @@ class DeadLetters(Protocol):
 class PushAnswer:
     """One call being answered: PENDING outcomes become others as its batches settle."""
 
-    __slots__ = ("future", "has_known", "has_news", "is_retried", "outcomes", "remaining")
+    __slots__ = (
+        "_complete",
+        "future",
+        "has_known",
+        "has_news",
+        "is_retried",
+        "outcomes",
+        "remaining",
+    )
 
     def __init__(self, count: int) -> None:
         self.outcomes = [PENDING] * count
@@ -54,7 +62,9 @@ class PushAnswer:
         """Whether it brought a batch that the lane had not; one that it has already."""
         self.is_retried = False
         """Whether the sink could not take one of its batches and is being asked again."""
-        self.future: Future[list[str]] = Future()
+        self.future: Future[None] = Future()
+        """Done once there is something to answer; `wait` says when that is."""
+        self._complete = threading.Event()
 
     @property
     def is_question(self) -> bool:
@@ -67,27 +77,32 @@ class PushAnswer:
         self.outcomes[place] = outcome
         self.remaining -= 1
         if not self.remaining:
+            self._complete.set()
             self.release()
         elif is_first and self.is_question:
-            # Who asks wants to know what there is to know; what settles with it is told with it.
-            threading.Timer(TOGETHER_S, self.release).start()
+            self.release()  # who asks wants to know what there is to know
 
     def wait(self, wait_s: float, *, is_patient: bool) -> list[str]:
         """The outcomes once all are known; after `wait_s` those that are.
 
-        With `is_patient` only if the sink is being asked again. Raises what broke the lane.
+        With `is_patient` only if the sink is being asked again. Who only asks is told as soon
+        as one is known, and of what settles with it. Raises what broke the lane.
         """
         while True:
             try:
-                return list(self.future.result(wait_s))
+                self.future.result(wait_s)
             except TimeoutError:
-                if self.is_retried or self.is_question or not is_patient:
-                    return list(self.outcomes)
+                if not (self.is_retried or self.is_question) and is_patient:
+                    continue
+            else:
+                if self.is_question:
+                    self._complete.wait(TOGETHER_S)
+            return list(self.outcomes)
 
     def release(self) -> None:
         """Answer with what is known by now."""
         with contextlib.suppress(InvalidStateError):  # it was answered at this very moment
-            self.future.set_result(list(self.outcomes))
+            self.future.set_result(None)
 
 
 @dataclass(slots=True)
