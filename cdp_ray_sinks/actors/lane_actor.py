@@ -106,6 +106,9 @@ class LaneActor:
                 if may_be_away and not isinstance(error, ConfigError):
                     return [f"not to be had, its batches are spooled: {error}"]
                 raise ConfigError(f"sink {self._spec.sink_name!r}: {error}")
+        return self._notes()
+
+    def _notes(self) -> list[str]:
         return list(self._sink.notes) if isinstance(self._sink, HasNotes) else []
 
     @ray.method(concurrency_group="control")
@@ -150,7 +153,7 @@ class LaneActor:
 
     @ray.method(concurrency_group="control")
     def report(self) -> dict[str, Any]:
-        """Counters, what is queued, and what the sink is being retried for."""
+        """Counters, what is queued, what the sink is retried for and what else one should know."""
         return self._report()
 
     @ray.method(concurrency_group="control")
@@ -172,6 +175,7 @@ class LaneActor:
             "idle_ms": self._clock.monotonic_ms() - self._last_push_ms,
             "counters": sink.counters() if isinstance(sink, HasCounters) else {},
             "last_error": str(error) if error is not None else last_error,
+            "notes": self._notes(),
         }
 
     def _opened_lane(self) -> Lane:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from cdp_ray_sinks.cli.output import print_json, results_apart
+from cdp_ray_sinks.cli.output import count_text, escaped, print_json, results_apart
 from cdp_ray_sinks.cli.running import noted_address, notes_folder, use_auth_token
 
 
@@ -25,6 +25,8 @@ def show_status(name: str, address: str | None, as_json: bool) -> int:
             print_json(found, results)
         else:
             print_actors(found, results)
+            for line in said(found):
+                print(escaped(line), file=results)
     return 0
 
 
@@ -41,3 +43,17 @@ def print_actors(found: Mapping[str, Any], out: TextIO) -> None:
     for actor in found["actors"]:
         table.add_row(actor["name"], actor["kind"], str(actor["pid"]), str(actor["node"])[:12])
     console.print(table)
+
+
+def said(found: Mapping[str, Any]) -> list[str]:
+    """What the sinks have to say, a line each: notes, what they are retried for, counts."""
+    lines = []
+    for name, report in found["reports"].items():
+        if "sink" not in report:  # a source or the router
+            continue
+        counted = [f"{count_text(n)} {what}" for what, n in report["counters"].items() if n]
+        told = list(report["notes"])
+        told += [f"retrying: {report['last_error']}"] if report["last_error"] else []
+        told += [f"counted: {', '.join(counted)}"] if counted else []
+        lines += [f"{name}: {text}" for text in told]
+    return lines
