@@ -28,7 +28,6 @@ from cdp_ray_sinks.cli.output import (
 from cdp_ray_sinks.cli.running import noted, notes_folder, use_auth_token
 from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.errors import CdpError, ConfigError
-from cdp_ray_sinks.placeholders import paths_in
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -76,7 +75,7 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
         else:
             print_summary(summary, results)
             for name, sink in config.active_sinks().items():
-                for place in paths_in(sink).values():
+                if place := sink.place():
                     print(escaped(f"{name}: {place}"), file=results)
     if failure is not None:
         say_error(str(failure))

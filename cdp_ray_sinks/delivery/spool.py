@@ -153,6 +153,7 @@ class Spool:
         with self._lock:
             for segment in self._segments():
                 segment.look_whether_sealed()
+                segment.is_exhausted |= not segment.waiting()  # nobody will read it once more
                 if not self._remove_if_settled(segment):
                     segment.write_position()
 

@@ -162,6 +162,11 @@ class SinkConfig(BaseModel):
         """Options that are allowed and yet probably not meant: key, and why."""
         return []
 
+    def place(self) -> str | None:
+        """Where its data goes, for people; None if it goes nowhere."""
+        path = getattr(self, "path", None)
+        return None if path is None else str(path)
+
     def build(self, context: SinkContext) -> Sink:
         """The live sink; nothing is opened yet."""
         raise TypeError(f"sink type {self.type!r} has no implementation")

@@ -97,6 +97,10 @@ class ClickHouseConfig(SinkConfig):
             )
         return found
 
+    def place(self) -> str:
+        """The URL, which has no password in it."""
+        return self.url
+
     def address(self) -> Address:
         """The same, as the client takes it."""
         url, database = self.url, self.database

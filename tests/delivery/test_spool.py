@@ -106,6 +106,7 @@ def test_it_is_empty_once_all_is_settled_and_its_files_go(opened: Opener, tmp_pa
         spool.settled(item)
     assert (spool.state().is_empty, spool.state().delivered_batches) == (True, 3)
     spool.close()
+    assert (spool.state().is_empty, spool.state().held_bytes) == (True, 0)
     again = opened(clock)
     assert take_all(again) == []
     assert list(tmp_path.rglob("data*")) == []
