@@ -10,17 +10,29 @@ from typing import Final
 
 import pyarrow as pa
 
+from cdp_ray_sinks.batch.enums import ID_BYTES
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.sinks.clickhouse_client import FORMAT, ClickHouseClient, quoted
 from cdp_ray_sinks.sinks.clickhouse_ddl import table_statements
 from cdp_ray_sinks.sinks.clickhouse_errors import ClickHouseError, Cure
-from cdp_ray_sinks.writers.clickhouse_tables import SCHEMAS, serialise
+from cdp_ray_sinks.writers.clickhouse_tables import SCHEMAS, TIME, serialise
 
 DEDUP_WINDOW: Final = 10_000
 """Inserts whose tokens a table of ours remembers."""
 _TABLE_EXISTS: Final = 57
 _WINDOW = re.compile(r"\bnon_replicated_deduplication_window\s*=\s*(\d+)")
 _NOT_INSERTABLE: Final = {"MATERIALIZED", "ALIAS", "EPHEMERAL"}
+_ACCESS_DENIED: Final = 497
+_ID_BYTES_SINCE: Final = (26, 3)
+"""The version from which on 16 bytes of Arrow are a UUID."""
+_USUAL_TEXTS: Final = {
+    "user_id": "1fc6d52a-760d-5acb-8859-a11cb4ba8517",
+    "level": "INFO",
+    "locale": "en-US",
+}
+_USUAL_NUMBER: Final = 1_767_225_600_000
+_CHOSEN_BY_CLIENTS: Final = {"level", "locale"}
+"""Columns of which clients may send no value that a narrower type refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +71,8 @@ def create_tables(client: ClickHouseClient) -> None:
 def check_tables(client: ClickHouseClient) -> TableShapes:
     """Look at all that inserts rely on.
 
-    Raises ConfigError that names every table and column that is missing, ClickHouseError if
-    the server can't be asked.
+    Raises ConfigError that names every table and column that is missing or of a type that does
+    not take what is sent, ClickHouseError if the server can't be asked.
     """
     takes_bytes = _takes_id_bytes(client)
     missing: list[str] = []
@@ -75,6 +87,10 @@ def check_tables(client: ClickHouseClient) -> TableShapes:
             missing.append(f"{table} has no column {', '.join(lacking)}")
         ids = {name for name in schema.names if "UUID" in columns.get(name, "")}
         text_ids[table] = frozenset() if takes_bytes else frozenset(ids)
+        sent = [name for name in schema.names if name in columns and name not in text_ids[table]]
+        for name, why in _refused_columns(client, schema, {n: columns[n] for n in sent}).items():
+            what = f"{table}.{name} is {columns[name]}, which does not take what is sent ({why})"
+            (notes if name in _CHOSEN_BY_CLIENTS else missing).append(what)
         note = _window_note(client, table)
         if note:
             notes.append(note)
@@ -89,14 +105,63 @@ def check_tables(client: ClickHouseClient) -> TableShapes:
 def _takes_id_bytes(client: ClickHouseClient) -> bool:
     """Whether 16 bytes arrive in a UUID column as they are; servers before 26.3 differ."""
     probe = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
-    block = serialise(pa.record_batch({"id": pa.array([probe.bytes], pa.binary(16))}))
-    sql = f"SELECT toString(id) FROM format('{FORMAT}', 'id UUID', unhex('{bytes(block).hex()}'))"
+    row = pa.record_batch({"id": pa.array([probe.bytes], pa.binary(16))})
     try:
-        return client.query(sql) == [(str(probe),)]
+        return client.query(f"SELECT toString(id) FROM {_as_read(row, ['UUID'])}") == [
+            (str(probe),)
+        ]
     except ClickHouseError as error:
         if error.cure is Cure.WAIT:
             raise
-        return False
+        return error.code == _ACCESS_DENIED and _version_of(client) >= _ID_BYTES_SINCE
+
+
+def _version_of(client: ClickHouseClient) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", client.version)[:2])
+
+
+def _as_read(row: pa.RecordBatch, kinds: Sequence[str]) -> str:
+    """A table function that reads a row as columns of those types, as an insert would."""
+    structure = ", ".join(
+        f"{quoted(name)} {kind}" for name, kind in zip(row.schema.names, kinds, strict=True)
+    )
+    escaped = structure.replace("\\", "\\\\").replace("'", "\\'")
+    return f"format('{FORMAT}', '{escaped}', unhex('{bytes(serialise(row)).hex()}'))"
+
+
+def _refused_columns(
+    client: ClickHouseClient, schema: pa.Schema, columns: Mapping[str, str]
+) -> dict[str, str]:
+    """The columns whose types do not take a usual value, each with the server's words.
+
+    None for a user who may not ask; what is refused then is told by the first insert.
+    """
+    row = pa.record_batch({name: _usual(schema.field(name)) for name in columns})
+    if not columns or _refusal(client, row, list(columns.values())) is None:
+        return {}
+    alone = {name: _refusal(client, row.select([name]), [columns[name]]) for name in columns}
+    return {name: why for name, why in alone.items() if why is not None}
+
+
+def _refusal(client: ClickHouseClient, row: pa.RecordBatch, kinds: Sequence[str]) -> str | None:
+    try:
+        client.query(f"SELECT ignore(*) FROM {_as_read(row, kinds)}")
+    except ClickHouseError as error:
+        if error.cure is Cure.WAIT:
+            raise
+        return None if error.code == _ACCESS_DENIED else str(error)
+    return None
+
+
+def _usual(field: pa.Field) -> pa.Array:
+    """One value such as a column is sent."""
+    if field.type == pa.binary(ID_BYTES):
+        return pa.array([uuid.UUID(_USUAL_TEXTS["user_id"]).bytes], field.type)
+    if field.type == pa.binary():
+        return pa.array([b"{}"], field.type)
+    if field.type in (TIME, pa.uint64()):
+        return pa.array([_USUAL_NUMBER], field.type)
+    return pa.array([_USUAL_TEXTS.get(field.name, "usual")]).cast(field.type)
 
 
 def _columns(client: ClickHouseClient, table: str, missing: list[str]) -> dict[str, str] | None:
