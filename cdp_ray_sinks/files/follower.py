@@ -46,6 +46,10 @@ class Follower(Protocol):
         """That segment is sealed: nothing will be added or cut."""
         ...
 
+    def seal_came(self, path: Path) -> None:
+        """The same as soon as it is so, on the sealer's thread; `sealed` follows."""
+        ...
+
     def covered(self, marks: Iterable[Mark]) -> None:
         """A newer segment's snapshot has what these segments' indexes know."""
         ...
@@ -84,6 +88,9 @@ class NoFollower:
         """Nobody waits for it."""
 
     def sealed(self, path: Path) -> None:
+        """Nobody waits for it."""
+
+    def seal_came(self, path: Path) -> None:
         """Nobody waits for it."""
 
     def covered(self, marks: Iterable[Mark]) -> None:

@@ -129,6 +129,12 @@ class Journal:
             self._publisher.note(publication, Totals(_held_bytes(path)))
         self._publisher.seal(publication)
 
+    def seal_came(self, path: Path) -> None:
+        """The file that is being made of it can be ended without waiting for the next tick."""
+        publication = self._publications.get(path)
+        if publication is not None:
+            self._publisher.seal(publication)
+
     def covered(self, marks: Iterable[Mark]) -> None:
         """Their indexes may go when their files are published."""
         self._may_clear = True

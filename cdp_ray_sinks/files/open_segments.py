@@ -362,6 +362,8 @@ class OpenSegments:
 
     def _report(self, segment: Segment, task: Task, problem: Exception | None) -> None:
         self._finished.append((segment, task, problem))
+        if task == "seal" and problem is None:
+            self._follower.seal_came(segment.path)
 
     def _take_finished(self) -> None:
         while self._finished:

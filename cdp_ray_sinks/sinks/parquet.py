@@ -6,9 +6,9 @@ background; see `files.journal`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,9 @@ from cdp_ray_sinks.writers.parquet import Compression, ParquetSettings
 from cdp_ray_sinks.writers.parquet_count import count_tables
 from cdp_ray_sinks.writers.parquet_format import JournalWriter, ParquetFormat
 from cdp_ray_sinks.writers.parquet_schemas import UuidType
+
+BUSY_WAIT_MS: Final = 10
+"""How often it is looked whether a file was published."""
 
 
 class ParquetConfig(ChainConfig):
@@ -208,12 +211,28 @@ class ParquetSink(FileSink):
             super().flush()
         self._refused_in.clear()
 
+    def committed(self) -> Sequence[BatchId]:
+        """Without a journal what has been published by now; with one a flush tells that."""
+        return () if self._direct is None else self._direct.committed()
+
     def due_in_ms(self, now_ms: int) -> int:
-        """0 with a journal. Without one the larger flush is the better file."""
-        if self._direct is None or not self._direct.held_batches:
+        """0 with a journal. Without one the larger file is the better one.
+
+        One whose time has come is ended here, and published while batches of the next come.
+        """
+        direct = self._direct
+        if direct is None or direct.has_failed or not direct.held_batches:
             return 0
-        held = self._direct.held_bytes, self._direct.held_batches
-        return self._holding.due_in_ms(*held, self._clock.monotonic_ms())
+        if direct.is_open:
+            held = direct.held_bytes, direct.held_batches
+            wait_ms = self._holding.due_in_ms(*held, self._clock.monotonic_ms())
+            if wait_ms:
+                return min(wait_ms, BUSY_WAIT_MS) if direct.is_busy else wait_ms
+            if not direct.is_busy:
+                if not direct.end():
+                    return 0
+                self._holding.clear()
+        return BUSY_WAIT_MS
 
     def tick(self, now_ms: int) -> None:
         """Seal and sync what is due; go on with what other writers left behind.

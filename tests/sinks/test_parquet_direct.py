@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.errors import (
     BatchConflictError,
     FencedError,
@@ -17,7 +18,7 @@ from cdp_ray_sinks.errors import (
     TransientError,
 )
 from cdp_ray_sinks.sinks.base import SinkContext
-from cdp_ray_sinks.sinks.parquet import ParquetConfig, ParquetSink
+from cdp_ray_sinks.sinks.parquet import BUSY_WAIT_MS, ParquetConfig, ParquetSink
 from cdp_ray_sinks.testing import FakeClock, numbered_events, numbers_in_tables
 
 
@@ -60,12 +61,60 @@ def test_it_waits_for_more_until_it_is_old_enough(tmp_path: Path) -> None:
     sink.write(numbered_events(0))
     assert sink.due_in_ms(clock.now_ms()) == 5_000
     clock.sleep_ms(5_000)
-    assert sink.due_in_ms(clock.now_ms()) == 0
-    sink.flush()
+    assert sink.due_in_ms(clock.now_ms()) == BUSY_WAIT_MS, "it is being published"
+    assert committed(sink, 1) == [numbered_events(0).header.batch_id]
+    assert sink.due_in_ms(clock.now_ms()) == 0, "nothing is held"
     sink.write(numbered_events(1))
     assert sink.due_in_ms(clock.now_ms()) == 5_000
     sink.close()
     assert sorted(numbers_in_tables(tmp_path)) == [0, 1]
+
+
+def committed(sink: ParquetSink, count: int) -> list[BatchId]:
+    """So many batches, as they are told to be durable without a flush."""
+    found: list[BatchId] = []
+    deadline_s = time.monotonic() + 30
+    while len(found) < count and time.monotonic() < deadline_s:
+        found += sink.committed()
+        time.sleep(0.001)
+    return found
+
+
+def test_batches_come_while_a_file_is_being_published(tmp_path: Path) -> None:
+    """They go into the next one, and all are told of once, in order."""
+    sink = sink_at(tmp_path, publish_age_s_max=0, buffer_rows=4)
+    told: list[BatchId] = []
+    for number in range(40):
+        sink.write(numbered_events(number, messages=3))
+        sink.due_in_ms(0)
+        told += sink.committed()
+    while sink.due_in_ms(0):
+        told += committed(sink, 1)
+    ids = [numbered_events(number, messages=3).header.batch_id for number in range(40)]
+    assert told == ids
+    assert len(tables(tmp_path)) < 40, "files are not made smaller than they need be"
+    sink.close()
+    assert sorted(numbers_in_tables(tmp_path)) == sorted([*range(40)] * 3)
+
+
+def test_what_fails_in_the_background_waits_for_a_flush(tmp_path: Path, failing_disk: Any) -> None:
+    """Which makes the file again and says what is still owed; nothing is told twice."""
+    sink = sink_at(tmp_path, failing_disk, publish_age_s_max=0)
+    failing_disk.fail_once("sync", ".inprogress", errno.EIO)
+    sink.write(numbered_events(0))
+    assert sink.due_in_ms(0) == BUSY_WAIT_MS
+    while sink.due_in_ms(0):
+        assert sink.committed() == []
+        time.sleep(0.001)
+    assert tables(tmp_path) == []
+    failing_disk.fail_once("sync", ".inprogress", errno.EIO)
+    with pytest.raises(PartialFlushError, match="EIO"):
+        sink.flush()
+    sink.write(numbered_events(1))
+    sink.flush()
+    assert sink.committed() == []
+    assert sorted(numbers_in_tables(tmp_path)) == [0, 1]
+    sink.close()
 
 
 def test_what_was_published_just_before_a_kill_is_known_again(tmp_path: Path) -> None:
