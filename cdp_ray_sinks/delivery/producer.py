@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import xxhash
@@ -43,7 +44,9 @@ class ProducerLimits:
     """Bounds of one producer.
 
     While a call is under way another one goes only when `group_batches_min` batches wait, so
-    that under load the calls are few and full; alone, a batch goes at once.
+    that under load the calls are few and full; alone, a batch goes at once. Above
+    `calls_in_flight_max` one goes only with `large_call_bytes`: what a sink takes long to settle,
+    until a file is full perhaps, must not keep the next from coming.
     """
 
     window_bytes: int = 256 * 1024 * 1024
@@ -53,6 +56,8 @@ class ProducerLimits:
     group_bytes_max: int = 256 * 1024 * 1024
     inline_bytes_max: int = 64 * 1024
     calls_in_flight_max: int = 4
+    large_call_bytes: int = 32 * 1024 * 1024
+    large_calls_in_flight_max: int = 16
 
 
 class Producer:
@@ -333,9 +338,13 @@ class Producer:
         """Whether another call should go now."""
         if not self._calls:
             return bool(self._queue)
-        if not self._queue or len(self._calls) >= self._limits.calls_in_flight_max:
+        limits = self._limits
+        if not self._queue or len(self._calls) >= limits.large_calls_in_flight_max:
             return False
-        if len(self._queue) >= self._limits.group_batches_min:
+        if len(self._calls) >= limits.calls_in_flight_max:
+            first = islice(self._queue, limits.group_batches_max)
+            return sum(flight.header.record_bytes for flight in first) >= limits.large_call_bytes
+        if len(self._queue) >= limits.group_batches_min:
             return True
         return self._queue[0].queued_ms + LINGER_MS <= self._clock.monotonic_ms()
 
