@@ -169,7 +169,7 @@ def _config(directory: Path, lane: Lane, segment_bytes_max: int) -> PipelineConf
 
 
 def _lane_rows(settings: Settings, lane: Lane, file_system: str) -> Iterator[Row]:
-    """A lane, from submitting to published files, and once beside Ray Data with both cores."""
+    """A lane, from submitting to published files; Ray Data is beside all lanes at once."""
     batches = synthetic_batches(settings.events, settings.shape, BATCH_EVENTS)
     table = ready_table(batches, settings.directory)
     directory = settings.directory / lane.variant
@@ -178,7 +178,7 @@ def _lane_rows(settings: Settings, lane: Lane, file_system: str) -> Iterator[Row
     # A workspace's share of a lap and the message before it fill a segment.
     share = _record_bytes(batches[:: lane.lanes]) + len(opener.records)
     laps, dataset_laps, read_back = [], [], settings.events
-    is_first = lane is LANES[0]
+    is_whole_sink = lane is LANES[-1]
     with Pipeline(_config(directory, lane, share), settings.say) as pipeline:
         producer, workspaces = pipeline.producer("bench"), workspaces_by_lane(lane.lanes)
         for number in range(settings.repeat + 1):
@@ -189,7 +189,7 @@ def _lane_rows(settings: Settings, lane: Lane, file_system: str) -> Iterator[Row
             path_s = _published_s(producer, shared_out, opener, directory, settings.events, lane)
             prime(settings.directory, _record_bytes(batches))
             limit_s = table_written_s(table, settings.directory / "other.parquet", options)
-            dataset_s = _dataset_s(settings, table, options) if is_first else 0.0
+            dataset_s = _dataset_s(settings, table, options) if is_whole_sink else 0.0
             if number:  # the first lap warms both sides
                 laps.append(Lap(path_s, limit_s))
                 dataset_laps.append(Lap(path_s, dataset_s))
@@ -197,7 +197,7 @@ def _lane_rows(settings: Settings, lane: Lane, file_system: str) -> Iterator[Row
                 read_back = min(read_back, found)
     for variant, limit, each in (
         (lane.variant, LIMIT, laps),
-        ("dataset", DATASET, dataset_laps if is_first else []),
+        ("dataset", DATASET, dataset_laps if is_whole_sink else []),
     ):
         if each:
             yield rate_row(
