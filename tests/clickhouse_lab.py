@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -117,9 +118,9 @@ class Lab:
         batches = [batch for _, batch in read_batches([folder], print)]
         return batches, [json.loads(line) for line in lines]
 
-    def proxy(self) -> Proxy:
+    def proxy(self, tls: ssl.SSLContext | None = None) -> Proxy:
         """A way to the server that can be made to break."""
-        made = Proxy(self.server.port)
+        made = Proxy(self.server.port, tls)
         self._proxies.append(made)
         return made
 
@@ -285,8 +286,9 @@ class Proxy:
     number of seconds by which the answer comes late, or the bytes of another answer.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target = port
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.on_request: Callable[[bytes], str | float | bytes] = lambda head: "pass"
@@ -298,7 +300,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     def close(self) -> None:
         """Listen no longer."""
@@ -313,8 +315,11 @@ class Proxy:
                 return
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
+    def _secured(self, client: socket.socket) -> socket.socket:
+        return client if self._tls is None else self._tls.wrap_socket(client, server_side=True)
+
     def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._secured(client) as client:
             while True:
                 head, body = _head(client)
                 if not head:

@@ -90,6 +90,8 @@ class ClickHouseConfig(SinkConfig):
         found = []
         if password and self.url.startswith("http://"):
             found.append(f"url = {self.url!r}: the password goes over the network in clear")
+        if self.url.startswith("https://") and not self.verify:
+            found.append("verify = false: whoever is on the way may say that it is the server")
         if self.rows_per_insert < 10_000:
             found.append(
                 f"rows_per_insert = {self.rows_per_insert}: many small inserts are what "

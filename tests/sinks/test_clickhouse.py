@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from cdp_ray_sinks.batch.enums import EventType
 
@@ -48,6 +51,21 @@ def test_every_kind_lands_in_its_tables(lab: Any) -> None:
         ("ERROR", "checkout", '"it broke"')
     ]
     assert sink.counters()["left_out_group"] == 1
+
+
+def test_pattern_ids_land_with_their_entries(lab: Any) -> None:
+    """A transformer may have set them; 0 is none."""
+    sink = lab.sink()
+    known = lab.logs(["a", "b", "c"], per_message=3)
+    sink.write(replace(known, pattern_ids=np.array([2**64 - 1, 0, 7], np.uint64)))
+    sink.write(lab.logs(["d"]))
+    sink.flush()
+    assert lab.query("SELECT message, pattern_id FROM {db}.logs_v1 ORDER BY message") == [
+        ('"a"', 2**64 - 1),
+        ('"b"', None),
+        ('"c"', 7),
+        ('"d"', None),
+    ]
 
 
 def test_ids_land_as_text_where_bytes_would_not(lab: Any) -> None:

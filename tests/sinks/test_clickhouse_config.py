@@ -91,18 +91,20 @@ def test_what_is_probably_not_meant_is_told() -> None:
     sinks = {
         "rows": {"type": "clickhouse", "password": "x", "rows_per_insert": 1000},
         "good": {"type": "clickhouse", "password": "${X}", "url": "https://h:8443"},
+        "open": {"type": "clickhouse", "url": "https://h:8443", "verify": False},
         "nothing": {"type": "null"},
     }
     rules = [
         {"match": {"schema": ["metric", "trace"]}, "sinks": ["good", "nothing"]},
         {"match": {"schema": ["metric", "log"]}, "sinks": ["good"]},
     ]
-    config = PipelineConfig(sinks=sinks, routing={"default": ["rows"], "rules": rules})
+    config = PipelineConfig(sinks=sinks, routing={"default": ["rows", "open"], "rules": rules})
     told = config.warnings()
     assert told.pop(2).startswith("sinks.rows.password: a secret that is written out")
     assert told == [
         "sinks.rows.url = 'http://localhost:8123': the password goes over the network in clear",
         "sinks.rows.rows_per_insert = 1000: many small inserts are what ClickHouse is slowest at",
+        "sinks.open.verify = false: whoever is on the way may say that it is the server",
         "routing.rules[0].sinks: 'good' keeps only event, log; nothing of this",
     ]
 

@@ -14,6 +14,7 @@ import pytest
 from cdp_ray_sinks.errors import ConfigError, TransientError
 from cdp_ray_sinks.sinks.base import SinkContext
 from cdp_ray_sinks.sinks.clickhouse import ClickHouseConfig, ClickHouseSink
+from cdp_ray_sinks.sinks.clickhouse_check import check_tables
 from cdp_ray_sinks.testing import FakeClock, numbered_events, numbers_in_clickhouse
 
 WRITER = Path(__file__).with_name("embedded_writer.py")
@@ -64,6 +65,80 @@ def test_a_table_that_is_gone_is_waited_for(tmp_path: Path) -> None:
     sink.flush()
     sink.close()
     assert numbers_in_clickhouse(tmp_path / "data") == [1]
+
+
+def rows_in(sink: ClickHouseSink, sql: str) -> list[tuple[Any, ...]]:
+    """What the engine answers."""
+    return [tuple(row) for row in sink._client.query(sql)]
+
+
+def flushed(sink: ClickHouseSink, *batches: Any) -> list[str]:
+    """Write and flush until it succeeds; what it was told meanwhile."""
+    for batch in batches:
+        sink.write(batch)
+    told: list[str] = []
+    while len(told) < 20:
+        try:
+            sink.flush()
+        except TransientError as error:
+            told.append(str(error))
+        else:
+            return told
+    raise AssertionError(told)
+
+
+def test_columns_of_ones_own_and_columns_that_are_gone(tmp_path: Path) -> None:
+    """The former take their defaults; the latter are named, at work and at the start."""
+    sink = sink_in(tmp_path)
+    alter = "ALTER TABLE cdp.events_v1 "
+    sink._client.command(alter + "ADD COLUMN team String DEFAULT 'none' FIRST")
+    assert flushed(sink, numbered_events(1)) == []
+    assert rows_in(sink, "SELECT team FROM cdp.events_v1") == [("none",)]
+    sink._client.command(alter + "DROP COLUMN event_name")
+    sink.write(numbered_events(2))
+    with pytest.raises(TransientError, match=r"events_v1: Code: 16.*event_name"):
+        sink.flush()
+    with pytest.raises(ConfigError, match="events_v1 has no column event_name"):
+        check_tables(sink._client)
+    sink._client.command(alter + "ADD COLUMN event_name String")
+    assert flushed(sink) == []
+    sink.close()
+    assert numbers_in_clickhouse(tmp_path / "data") == [1, 2]
+
+
+def test_times_that_nobody_meant(tmp_path: Path, lab: Any) -> None:
+    """The year 2105, and two hundred months in one batch."""
+    sink = sink_in(tmp_path)
+    months = [1_767_225_600_000 + place * 31 * 86_400_000 for place in range(200)]
+    times = [*months, 4_275_000_000_000]
+    batch = lab.batch([{"n": n} for n in range(201)], times=times)
+    assert flushed(sink, batch) == []
+    assert rows_in(sink, "SELECT count(), toYear(max(timestamp)) FROM cdp.events_v1") == [
+        (201, 2105)
+    ]
+    sink.close()
+
+
+def test_an_engine_that_wants_time_or_has_no_memory(tmp_path: Path, lab: Any) -> None:
+    """Too many parts are waited for; what does not fit the memory goes in halves."""
+    sink = sink_in(tmp_path, rows_per_insert=10, settings={"max_memory_usage": 8_000_000})
+    sink._client.command("SYSTEM STOP MERGES cdp.events_v1")
+    limit = "ALTER TABLE cdp.events_v1 MODIFY SETTING parts_to_throw_insert = "
+    sink._client.command(limit + "3, parts_to_delay_insert = 1000")
+    for start in range(0, 100, 10):
+        sink.write(lab.numbered(start, 10))
+    with pytest.raises(TransientError, match=r"events_v1: Code: 252.*Too many parts"):
+        sink.flush()
+    sink._client.command(limit + "3000")
+    assert flushed(sink) == []
+    payload = b'{"n":%d,"filler":"' + b"x" * 400 + b'"}'
+    sink._blocks._rows_per_insert = 100_000
+    told = flushed(sink, lab.batch([payload % n for n in range(100, 20_100)]))
+    assert "241" in told[0]
+    number = "simpleJSONExtractUInt(properties, 'n')"
+    sql = f"SELECT count(), uniqExact({number}) FROM cdp.events_v1"
+    assert rows_in(sink, sql) == [(20_100, 20_100)]
+    sink.close()
 
 
 def test_without_the_engine_it_says_what_to_install(

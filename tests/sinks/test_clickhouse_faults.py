@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cdp_ray_sinks.batch.enums import EventType
 from cdp_ray_sinks.bench.clickhouse_server import ClickHouseServer
 from cdp_ray_sinks.delivery.push import DURABLE, PENDING
 from cdp_ray_sinks.errors import ConfigError, TransientError
+from cdp_ray_sinks.sinks import clickhouse_inserts
+
+KEEPER = """<clickhouse>
+  <users_config>{config}</users_config>
+  <profiles><default></default></profiles><quotas><default></default></quotas>
+  <users><default>
+    <password></password><networks><ip>::/0</ip></networks>
+    <profile>default</profile><quota>default</quota>
+  </default></users>
+  <zookeeper><implementation>testkeeper</implementation></zookeeper>
+</clickhouse>"""
+"""A server with a keeper in it, which never comes to be ready."""
 
 
 def is_insert(head: bytes) -> bool:
@@ -119,6 +133,58 @@ def test_rows_that_do_not_fit_the_memory_go_in_smaller_blocks(lab: Any) -> None:
     assert "241" in told[0]
     assert sink.counters()["halvings"] >= 1
     assert lab.landed() == (20_000, 20_000)
+
+
+def test_a_table_that_is_read_only_is_waited_for(lab: Any) -> None:
+    """Until somebody lets it be written to again."""
+    sink = lab.sink()
+    lab.command("ALTER TABLE {db}.events_v1 MODIFY SETTING table_readonly = 1")
+    sink.write(lab.numbered(0, 10))
+    with pytest.raises(TransientError, match="events_v1: Code: 774"):
+        sink.flush()
+    lab.command("ALTER TABLE {db}.events_v1 MODIFY SETTING table_readonly = 0")
+    lab.flush(sink)
+    assert lab.landed() == (10, 10)
+
+
+def test_a_replica_without_its_keeper_is_waited_for(
+    tmp_path: Path, lab_of: Callable[..., Any]
+) -> None:
+    """Such a table is read-only for as long; here for ever, so it is made without replicas."""
+    with ClickHouseServer(tmp_path / "server", KEEPER) as server:
+        lab = lab_of(server)
+        lab.sink().close()
+        (statement,) = lab.query("SHOW CREATE TABLE {db}.events_v1")[0]
+        lab.command("DROP TABLE {db}.events_v1 SYNC")
+        lab.command(statement.replace("= MergeTree", "= ReplicatedMergeTree('/t/events', '1')"))
+        sink = lab.sink(create_tables=False, settings={"insert_keeper_max_retries": 0})
+        assert sink.notes == []
+        sink.write(lab.numbered(0, 10))
+        with pytest.raises(TransientError, match="events_v1: Code: 242") as caught:
+            sink.flush()
+        assert caught.value.retry_after_ms == 0  # it may be over at any moment
+        lab.command("DROP TABLE {db}.events_v1 SYNC")
+        lab.command(statement)
+        lab.flush(sink)
+        assert lab.landed() == (10, 10)
+
+
+def test_all_tables_are_inserted_at_once(lab: Any) -> None:
+    """Each of the six inserts is answered only when the other five have come too."""
+    proxy, together = lab.proxy(), threading.Barrier(6)
+
+    def answer_together(head: bytes) -> str:
+        if is_insert(head):
+            together.wait(30)
+        return "pass"
+
+    sink = lab.sink(url=proxy.url)
+    proxy.on_request = answer_together
+    payloads = [{"n": 1}, {"email": "a@b.co", "plan": "pro"}, {"os": "macOS"}]
+    sink.write(lab.batch(payloads, types=[EventType.TRACK, EventType.IDENTIFY, EventType.CONTEXT]))
+    sink.write(lab.logs(["a line"]))
+    assert lab.flush(sink) == []
+    assert sink.counters()["inserts"] == 6
 
 
 def test_a_table_that_is_gone_is_waited_for(lab: Any) -> None:
@@ -238,8 +304,11 @@ def test_rows_partitioned_by_day_land_too(lab: Any) -> None:
     assert lab.landed() == (300, 300)
 
 
-def test_given_up_after_some_attempts_is_a_dead_letter(lab: Any) -> None:
+def test_given_up_after_some_attempts_is_a_dead_letter(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With `retry_attempts` the sink goes on without those rows, and keeps them."""
+    monkeypatch.setattr(clickhouse_inserts, "CONFIGURE_WAIT_MS", 50)
     lane = lab.lane(lab.unopened(retry_attempts=3))
     lab.command("RENAME TABLE {db}.events_v1 TO {db}.elsewhere")
     assert lane.deliver(lab.numbered(0, 10)) == [DURABLE]
