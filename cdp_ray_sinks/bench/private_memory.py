@@ -20,7 +20,7 @@ def private_bytes(root: int | None = None) -> int:
     while waiting:
         process = waiting.pop()
         waiting += children.get(process, [])
-        found += _private_bytes_of(process)
+        found += private_bytes_of(process)
     return found
 
 
@@ -32,7 +32,8 @@ def _parent_of(process: Path) -> int:
         return 0
 
 
-def _private_bytes_of(process: int) -> int:
+def private_bytes_of(process: int) -> int:
+    """Private pages of one process, in bytes; 0 if it has ended or may not be looked at."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -23,6 +23,7 @@ EXIT_INTERRUPTED: Final = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout; see the README.")]
 Shape = Literal["tell", "small", "single"]
+ScenarioName = Literal["kills", "outage", "disk"]
 From = Annotated[
     str | None,
     typer.Option("--from", metavar="TIME", help="Not before: ISO 8601, a date, or Unix ms."),
@@ -302,6 +303,25 @@ def bench(
     from cdp_ray_sinks.cli.bench import run_benchmarks
 
     raise typer.Exit(run_benchmarks(sinks or [], shape, events, repeat, directory, json, peers))
+
+
+@app.command()
+def chaos(
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long faults come.")] = 3.0,
+    seed: Annotated[int, typer.Option(min=0, help="Which faults come, and when.")] = 1,
+    scenario: Annotated[
+        ScenarioName | None, typer.Option(help="Only such faults; all without.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=100, help="Events per second.")] = 30_000,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where everything goes, and stays; here without.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline of its own, break what can break, and read everything back."""
+    from cdp_ray_sinks.cli.chaos import chaos as run_chaos
+
+    raise typer.Exit(run_chaos(minutes, seed, scenario, rate, directory, json))
 
 
 def main() -> None:

@@ -57,6 +57,24 @@ def ids(items: list[SpooledBatch]) -> list[tuple[int, int]]:
     return [(i.batch.header.workspace_id, i.batch.header.sequence) for i in items]
 
 
+def test_a_spool_that_is_closed_with_all_settled_leaves_no_data(
+    opened: Opener, tmp_path: Path
+) -> None:
+    """It says that it is empty, and the next life begins with nothing."""
+    spool = opened()
+    fill(spool, *(batch_of(n, 1 + n % 2) for n in range(6)))
+    for item in take_all(spool):
+        spool.settled(item)
+    spool.close()
+    assert spool.state().is_empty
+    assert spool.state().held_bytes == 0
+    assert not list((tmp_path / "spool").rglob("*.bin"))
+    again = opened()
+    assert again.state().is_empty
+    assert take_all(again) == []
+    again.close()
+
+
 def test_what_was_written_is_taken_in_order_under_its_ids(opened: Opener) -> None:
     """Bytes, ids and checksums are those that came; nothing is handed out twice."""
     spool = opened()

@@ -99,14 +99,29 @@ class RunningNumbers:
         self.duplicated += int(repeated)
         self.foreign += int(foreign)
 
+    def add_numbers(self, numbers: NDArray[np.uint64]) -> None:
+        """Take numbers that are read already."""
+        inside = numbers[numbers < len(self._is_seen)]
+        self.foreign += len(numbers) - len(inside)
+        different = np.unique(inside)
+        self.duplicated += len(inside) - len(different)
+        self.duplicated += int(np.count_nonzero(self._is_seen[different]))
+        self._is_seen[different] = 1
+
     @property
     def missing(self) -> int:
         """How many numbers have not been seen."""
-        return len(self._is_seen) - int(np.count_nonzero(self._is_seen))
+        return self.missing_in(0, len(self._is_seen))
 
-    def first_missing(self, count_max: int = 10) -> list[int]:
-        """The lowest numbers that have not been seen."""
-        return [int(number) for number in np.flatnonzero(self._is_seen == 0)[:count_max]]
+    def missing_in(self, start: int, end: int) -> int:
+        """How many of the numbers start .. end - 1 have not been seen."""
+        return end - start - int(np.count_nonzero(self._is_seen[start:end]))
+
+    def first_missing(
+        self, count_max: int = 10, start: int = 0, end: int | None = None
+    ) -> list[int]:
+        """The lowest numbers from start to end - 1 that have not been seen."""
+        return [start + int(n) for n in np.flatnonzero(self._is_seen[start:end] == 0)[:count_max]]
 
 
 def payload_buffers(column: pa.Array) -> tuple[NDArray[np.uint8], NDArray[Any]]:
