@@ -8,7 +8,7 @@ until it answers no more than `in_flight_bytes_max` of the spool is in memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId
@@ -28,7 +28,10 @@ from cdp_ray_sinks.routing.router import Router
 
 IDLE_S: Final = 0.05
 GROUP_BATCHES_MAX: Final = 32
-IN_FLIGHT_BATCHES_MAX: Final = 256
+IN_FLIGHT_BATCHES_MAX: Final = 2048
+CALLS_OPEN_MAX: Final = 16
+"""The router answers a call when its batches are settled, or after a while; a sink that waits
+for rows to make one insert of would get the few of one call otherwise."""
 _ME: Final = b"spool".ljust(16, b"\0")
 
 
@@ -63,15 +66,24 @@ class SpoolDrain:
         self._owed_bytes = 0
         self._again: list[SpooledBatch] = []
         self._calls = 0
+        self._open_calls: set[asyncio.Task[None]] = set()
         self.is_stopped = False
 
     async def run(self) -> None:
         """Empty the spool, again and again."""
         self._router.begin(_ME, self._session)
         while not self.is_stopped:
-            items = self._take()
+            items = self._take() if len(self._open_calls) < CALLS_OPEN_MAX else []
             if items:
-                await self._send(items)
+                self._open_calls.add(asyncio.create_task(self._send(items)))
+                await asyncio.sleep(0)  # let it begin
+            elif self._open_calls:
+                done, self._open_calls = await asyncio.wait(
+                    self._open_calls, return_when=asyncio.FIRST_COMPLETED
+                )
+                failed = [error for error in await _errors_of(done) if error is not None]
+                if failed:
+                    raise failed[0]
             elif self._owed:
                 ids = list(self._owed)
                 answer = await self._router.settled([(each, OWED) for each in ids])
@@ -79,6 +91,7 @@ class SpoolDrain:
                 self._note(further, RouteAnswer(answer.outcomes, answer.states))
             else:
                 await asyncio.sleep(IDLE_S)
+        await _errors_of(self._open_calls)
 
     def _take(self) -> list[SpooledBatch]:
         """What is to be sent once more, else what comes next in the spool and has room."""
@@ -118,3 +131,8 @@ class SpoolDrain:
             for item in items:
                 self._owed_bytes -= item.batch.header.record_bytes
                 self._spool.settled(item)
+
+
+async def _errors_of(calls: Collection[asyncio.Task[None]]) -> list[BaseException | None]:
+    """How each of them ended."""
+    return await asyncio.gather(*calls, return_exceptions=True)
