@@ -39,7 +39,7 @@ class Feeder:
             self._producer.submit(self._lab.batch(people, types=2))
             self._producer.submit(self._lab.logs([{"n": start}] * 3))
             self.batches += 1
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     def stop(self, timeout_s: float) -> None:
         """Stop, and wait until all of it is durable."""
