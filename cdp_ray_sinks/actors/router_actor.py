@@ -101,11 +101,11 @@ class RaySpoolPlace:
         """The way to it. Raises LaneLostError when its actor is not there."""
         return RayLaneLink(self._actor_name, self._namespace)
 
-    async def is_empty(self) -> bool:
+    async def progress(self) -> tuple[int, int]:
         """Ask its actor. Raises LaneLostError."""
         try:
             handle = _find(self._actor_name, self._namespace)
-            answer: bool = await handle.is_empty.remote()
+            answer: tuple[int, int] = await handle.progress.remote()
         except _LOST as error:
             raise LaneLostError(_first_line(error)) from None
         return answer

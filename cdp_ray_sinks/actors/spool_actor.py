@@ -96,10 +96,15 @@ class SpoolActor(LaneActor):
         return pack if pack.held_bytes <= self._spool_spec.inline_bytes_max else ray.put(pack)
 
     @ray.method(concurrency_group="control")
-    def is_empty(self) -> bool:
-        """Whether all that was spooled is settled. Raises TransientError before it is open."""
+    def progress(self) -> tuple[int, int]:
+        """Batches that are not settled yet, none if the spool is empty, and batches delivered.
+
+        Raises TransientError before it is open.
+        """
         self._opened_lane()
-        return self._spool is not None and self._spool.state().is_empty
+        assert self._spool is not None
+        state = self._spool.state()
+        return 0 if state.is_empty else max(1, state.batches), state.delivered_batches
 
     @ray.method(concurrency_group="control")
     def wait_empty(self, deadline_ms: int) -> bool:

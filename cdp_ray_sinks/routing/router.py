@@ -128,9 +128,7 @@ class Router:
             self._accept(header, group.payloads[place])
             for header, place in zip(group.headers, group.places, strict=True)
         ]
-        for sender in self._touched:
-            sender.send()
-        self._touched.clear()
+        self._send_touched()
         for gate in self._gates.values():
             gate.send()
         turn.following += 1
@@ -269,8 +267,15 @@ class Router:
                 withdraw=lambda: self._withdraw(sink.name),
                 oldest_s=lambda: self._oldest_s(sink.name),
                 go_direct=lambda batch: self._offer(sink, batch),
+                send_direct=self._send_touched,
             )
         return gate
+
+    def _send_touched(self) -> None:
+        """Let the lanes go on that have got batches."""
+        for sender in self._touched:
+            sender.send()
+        self._touched.clear()
 
     def _withdraw(self, sink_name: str) -> list[RoutedBatch]:
         """Take back what the lanes of a sink have not settled, and what waits for a lane."""

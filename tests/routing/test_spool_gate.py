@@ -40,20 +40,34 @@ class FakeLane:
 
 
 class FakeSpool(FakeLane):
-    """A spool whose emptiness is told."""
+    """A spool whose emptiness is told, or that delivers what it takes after `delivers_after_s`."""
 
-    def __init__(self) -> None:
+    def __init__(self, delivers_after_s: float | None = None) -> None:
         super().__init__()
         self.empty = True
         self.is_lost_asking = False
+        self.delivered = 0
+        self._delivers_after_s = delivers_after_s
+
+    async def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
+        outcomes = await super().push(router_id, session, number, group)
+        if self._delivers_after_s is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._delivers_after_s, self._deliver, len(group.headers))
+        return outcomes
+
+    def _deliver(self, count: int) -> None:
+        self.delivered += count
 
     async def lane(self) -> LaneLink:
         return self
 
-    async def is_empty(self) -> bool:
+    async def progress(self) -> tuple[int, int]:
         if self.is_lost_asking:
             raise LaneLostError("away")
-        return self.empty
+        if self._delivers_after_s is not None:
+            return len(self.taken) - self.delivered, self.delivered
+        return (0 if self.empty else 5), self.delivered
 
 
 class Place:
@@ -227,6 +241,70 @@ def test_what_is_on_its_way_to_the_spool_keeps_it_from_counting_as_empty() -> No
         assert state_of(router) == "spooling", "it says empty, and two are on their way to it"
         spool.is_lost, spool.empty = False, False
         assert await waiting == [(("sink", SPOOLED),)] * 2
+        assert lane.taken == [0]
+
+    run(scenario())
+
+
+def test_under_a_steady_load_batches_go_direct_again() -> None:
+    """There always is one in the spool: what comes is held back until there is none."""
+
+    async def scenario() -> None:
+        lane, spool = FakeLane(PENDING), FakeSpool(delivers_after_s=0.2)
+        router = make_router(lane, spool)
+        sender = Sender(router)
+        assert await sender.send(1) == [(("sink", SPOOLED),)]
+        lane.outcome = DURABLE
+        lane.taken.clear()
+        sent = []
+        while state_of(router) != "direct":
+            sent.append(asyncio.ensure_future(sender.send(1)))
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*sent)
+        assert await sender.send(1) == [(("sink", DURABLE),)]
+        assert spool.taken == list(range(len(spool.taken))), "in order, with no gap"
+        assert lane.taken == list(range(len(spool.taken), len(sent) + 2))
+        assert len(lane.taken) > 1, "what was held back went direct"
+
+    run(scenario())
+
+
+def test_nothing_is_held_back_while_nothing_is_delivered() -> None:
+    """A sink that is away must not cost the others a moment now and then."""
+
+    async def scenario() -> None:
+        lane, spool = FakeLane(), FakeSpool()
+        router = make_router(lane, spool)
+        sender = Sender(router)
+        await sender.send(1)
+        lane.is_lost, spool.empty = True, False
+        await sender.send(1)
+        seen = set()
+        for _ in range(30):
+            assert await sender.send(1) == [(("sink", SPOOLED),)]
+            seen.add(state_of(router))
+            await asyncio.sleep(0.03)
+        assert seen == {"spooling"}
+
+    run(scenario())
+
+
+def test_a_spool_that_does_not_get_empty_in_time_is_filled_again() -> None:
+    """What was held back goes behind what is in it, in its order."""
+
+    async def scenario() -> None:
+        lane, spool = FakeLane(), FakeSpool()
+        router = make_router(lane, spool)
+        sender = Sender(router)
+        await sender.send(1)
+        lane.is_lost, spool.empty = True, False
+        await sender.send(1)
+        spool.delivered = 1
+        await until(router, "holding")
+        held = [asyncio.ensure_future(sender.send(1)) for _ in range(3)]
+        assert await asyncio.gather(*held) == [[(("sink", SPOOLED),)]] * 3
+        assert state_of(router) == "spooling"
+        assert spool.taken == [1, 2, 3, 4]
         assert lane.taken == [0]
 
     run(scenario())
