@@ -112,9 +112,9 @@ class LaneActor:
         return list(self._sink.notes) if isinstance(self._sink, HasNotes) else []
 
     @ray.method(concurrency_group="control")
-    def hello(self, router_id: str, session: int) -> None:
-        """Begin a router's session. Raises TransientError while the sink is not open."""
-        self._opened_lane().hello(router_id, session)
+    def hello(self, router_id: str, session: int) -> int:
+        """Begin a router's session; the one in force. TransientError while the sink is shut."""
+        return self._opened_lane().hello(router_id, session)
 
     @ray.method(concurrency_group="data")
     def push(self, call: bytes, references: list[Payload]) -> bytes:

@@ -34,12 +34,13 @@ class RayLaneLink:
     def __init__(self, actor_name: str, namespace: str) -> None:
         self._handle = _find(actor_name, namespace)
 
-    async def hello(self, router_id: str, session: int) -> None:
-        """Begin a session. Raises LaneLostError."""
+    async def hello(self, router_id: str, session: int) -> int:
+        """Begin a session; the one in force. Raises LaneLostError."""
         try:
-            await self._handle.hello.remote(router_id, session)
+            in_force: int = await self._handle.hello.remote(router_id, session)
         except _LOST as error:
             raise LaneLostError(_first_line(error)) from None
+        return in_force
 
     async def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
         """Push a group. Raises LaneLostError."""
@@ -160,9 +161,9 @@ class RouterActor:
             )
         return self._router
 
-    async def begin(self, producer: bytes, session: int) -> None:
-        """Begin a producer's session."""
-        self._live().begin(producer, session)
+    async def begin(self, producer: bytes, session: int) -> int:
+        """Begin a producer's session; the one in force."""
+        return self._live().begin(producer, session)
 
     async def route(self, call: bytes, references: list[Payload]) -> bytes:
         """Route a group; answers when required sinks have settled it, or soon anyway."""

@@ -26,12 +26,14 @@ class RayRouterLink:
         """Copy into the object store; this process owns the object."""
         return ray.put(pack)
 
-    def begin(self, producer: bytes, session: int) -> None:
-        """Begin a session. Raises LinkError."""
+    def begin(self, producer: bytes, session: int) -> int:
+        """Begin a session; the one in force. Raises LinkError."""
         try:
-            ray.get(self._router.begin.remote(producer, session), timeout=BEGIN_TIMEOUT_S)
+            began = self._router.begin.remote(producer, session)
+            in_force: int = ray.get(began, timeout=BEGIN_TIMEOUT_S)
         except ray.exceptions.RayError as error:
             raise LinkError(str(error)) from None
+        return in_force
 
     def route(
         self, producer: bytes, session: int, number: int, group: Group, on_answer: OnAnswer

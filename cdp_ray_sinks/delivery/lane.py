@@ -77,9 +77,9 @@ class Lane:
         self._sink.open()
         self._writer.start()
 
-    def hello(self, router_id: str, session: int) -> None:
-        """Begin a router's session at push 1; pushes of its older sessions are refused."""
-        self._turns.begin(router_id, session)
+    def hello(self, router_id: str, session: int) -> int:
+        """Begin a router's session at push 1; the session in force, see `Turns.begin`."""
+        return self._turns.begin(router_id, session)
 
     def push(
         self,

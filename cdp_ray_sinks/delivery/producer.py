@@ -369,7 +369,10 @@ class Producer:
         session = max(session, self._session + 1)
         while not self._closed:
             try:
-                self._link.begin(self._producer, session)
+                in_force = self._link.begin(self._producer, session)
+                if in_force > session:  # the clock was set back since this producer's last life
+                    session = in_force + 1
+                    self._link.begin(self._producer, session)
                 break
             except LinkError:
                 attempt += 1

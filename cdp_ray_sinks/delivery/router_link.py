@@ -48,8 +48,8 @@ class RouterLink(Protocol):
         """Copy a pack into the object store; the caller's buffers are free on return."""
         ...
 
-    def begin(self, producer: bytes, session: int) -> None:
-        """Begin a session at call 1; blocks. Raises LinkError."""
+    def begin(self, producer: bytes, session: int) -> int:
+        """Begin a session at call 1; the one in force. Blocks. Raises LinkError."""
         ...
 
     def route(

@@ -23,13 +23,18 @@ class Turns:
         self._changed = threading.Condition()
         self._sessions: dict[str, tuple[int, int]] = {}
 
-    def begin(self, caller: str, session: int) -> None:
-        """Begin a session; calls of the caller's older sessions are refused from now on."""
+    def begin(self, caller: str, session: int) -> int:
+        """Begin a session; calls of the caller's older sessions are refused from now on.
+
+        Returns the session in force: a newer one than asked for if there is one. Whoever takes
+        sessions from a clock that was set back must ask for one above that.
+        """
         with self._changed:
             known = self._sessions.get(caller)
             if known is None or session > known[0]:
                 self._sessions[caller] = (session, 1)
             self._changed.notify_all()
+            return self._sessions[caller][0]
 
     @contextmanager
     def turn(self, caller: str, session: int, number: int) -> Iterator[None]:

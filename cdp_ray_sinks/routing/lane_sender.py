@@ -32,8 +32,8 @@ class LaneLostError(CdpError):
 class LaneLink(Protocol):
     """How the router reaches one lane."""
 
-    async def hello(self, router_id: str, session: int) -> None:
-        """Begin a session at push 1. Raises LaneLostError."""
+    async def hello(self, router_id: str, session: int) -> int:
+        """Begin a session at push 1; the one in force. Raises LaneLostError."""
         ...
 
     async def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
@@ -265,7 +265,10 @@ class LaneSender:
             try:
                 lane = await self._find_lane()
                 self._session = max(self._new_session(), self._session + 1)
-                await lane.hello(self._router_id, self._session)
+                in_force = await lane.hello(self._router_id, self._session)
+                if in_force > self._session:  # the clock was set back since this router's last life
+                    self._session = in_force + 1
+                    await lane.hello(self._router_id, self._session)
                 break
             except LaneLostError as error:
                 self.last_error = str(error)

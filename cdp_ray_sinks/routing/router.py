@@ -106,13 +106,17 @@ class Router:
         self.batches_routed = 0
         self.batches_dropped = 0
 
-    def begin(self, producer: bytes, session: int) -> None:
-        """Begin a producer's session at call 1; calls of its older sessions are refused."""
+    def begin(self, producer: bytes, session: int) -> int:
+        """Begin a producer's session at call 1; calls of its older sessions are refused.
+
+        Returns the session in force: a newer one than asked for if there is one.
+        """
         known = self._turns.get(producer)
         if known is None or session > known.session:
             if known is not None:
                 known.changed.set()
             self._turns[producer] = _ProducerTurn(session, 1, asyncio.Event())
+        return self._turns[producer].session
 
     async def route(self, producer: bytes, session: int, number: int, group: Group) -> RouteAnswer:
         """Queue a group's batches for their sinks; answers when required ones settled all.

@@ -55,12 +55,13 @@ class FakeLink:
         self.puts += 1
         return Pack(pack.records.copy(), pack.offsets.copy())
 
-    def begin(self, producer: bytes, session: int) -> None:
+    def begin(self, producer: bytes, session: int) -> int:
         if self.begins_to_fail:
             self.begins_to_fail -= 1
             raise LinkError("away")
         self.sessions.append(session)
         self.next = 1
+        return session
 
     def route(
         self, producer: bytes, session: int, number: int, group: Group, on_answer: OnAnswer

@@ -46,9 +46,10 @@ class FakeLane:
         self.outcome: Callable[[int], str] = lambda sequence: DURABLE
         self._next = 1
 
-    async def hello(self, router_id: str, session: int) -> None:
+    async def hello(self, router_id: str, session: int) -> int:
         self.sessions.append(session)
         self._next = 1
+        return session
 
     async def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
         assert session == self.sessions[-1]

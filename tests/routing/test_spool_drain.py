@@ -29,8 +29,9 @@ class SlowRouter:
         self.fails = False
         self._enough = asyncio.Event()
 
-    def begin(self, producer: bytes, session: int) -> None:
+    def begin(self, producer: bytes, session: int) -> int:
         """Nothing to prepare."""
+        return session
 
     async def route(self, producer: bytes, session: int, number: int, group: Group) -> RouteAnswer:
         """Owed after a while, or complete once enough have come."""

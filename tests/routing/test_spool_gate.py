@@ -28,9 +28,10 @@ class FakeLane:
         self.taken: list[int] = []
         self.is_lost = False
 
-    async def hello(self, router_id: str, session: int) -> None:
+    async def hello(self, router_id: str, session: int) -> int:
         if self.is_lost:
             raise LaneLostError("away")
+        return session
 
     async def push(self, router_id: str, session: int, number: int, group: Group) -> list[str]:
         if self.is_lost:
