@@ -207,6 +207,14 @@ class PipelineConfig(Section):
                     f"sinks.{name}.on_full = 'block': a sink with required = false must not hold "
                     "others up; set on_full = 'spool' or 'drop'"
                 )
+        owners: dict[str, str] = {}
+        for name, sink in self.active_sinks().items():
+            for place in sink.places():
+                if owners.setdefault(place, name) != name:
+                    raise ConfigError(
+                        f"sinks.{name}.path: sinks.{owners[place]} writes to {place} too; "
+                        "give each a folder of its own"
+                    )
         routing = self.routing
         if routing is not None:
             _check_sink_names("routing.default", routing.default, self.sinks)

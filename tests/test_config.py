@@ -294,3 +294,13 @@ def test_a_config_survives_pickling() -> None:
     """It travels to actors as it is."""
     config = loads(GOOD)
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_two_sinks_may_not_write_into_the_same_folder() -> None:
+    """Each would take the workspaces from the other; tables beside an archive are fine."""
+    other = '[sinks.b]\ntype = "{}"\npath = "somewhere/archive"\n'
+    text = error_of(GOOD + other.format("disk_plaintext"))
+    assert "sinks.b.path: sinks.archive writes to " in text
+    assert "somewhere/archive too" in text
+    loads(GOOD + other.format("parquet"))
+    loads(GOOD + "enabled = false\n" + other.format("disk_binary"))

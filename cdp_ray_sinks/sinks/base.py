@@ -167,6 +167,10 @@ class SinkConfig(BaseModel):
         path = getattr(self, "path", None)
         return None if path is None else str(path)
 
+    def places(self) -> Sequence[str]:
+        """What no other sink may write to, such as a folder; two that do fence each other."""
+        return ()
+
     def build(self, context: SinkContext) -> Sink:
         """The live sink; nothing is opened yet."""
         raise TypeError(f"sink type {self.type!r} has no implementation")

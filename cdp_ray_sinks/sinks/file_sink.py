@@ -66,6 +66,10 @@ class ChainConfig(SinkConfig):
         """The folder `path` names."""
         return Path(self.path).expanduser().absolute()
 
+    def places(self) -> Sequence[str]:
+        """The folder of the chains."""
+        return (str(self.base()),)
+
     def count_landed(self, wanted: Wanted) -> Landed | None:
         """What the segments hold, by their indexes."""
         return count_segments(self.base(), wanted)

@@ -63,6 +63,10 @@ class ParquetConfig(ChainConfig):
         """The sink; nothing is opened yet."""
         return ParquetSink(self, context)
 
+    def places(self) -> Sequence[str]:
+        """The folder of the journals: an archive may lie beside the tables."""
+        return (str(self.base() / JOURNAL_DIRECTORY),)
+
     def count_landed(self, wanted: Wanted) -> Landed | None:
         """What the files hold, by their footers, and the journal, as far as it is in no file."""
         return count_tables(self.base(), wanted)
