@@ -96,7 +96,10 @@ class Chain:
             while (newest := max(self._epochs(), default=0)) <= self._epoch:
                 assert time.monotonic() < until, "no chain has come back"
                 time.sleep(0.005)
-            pid = int((self._lane / f"epoch-{newest}").read_text().split()[0])
+            try:
+                pid = int((self._lane / f"epoch-{newest}").read_text().split()[0])
+            except FileNotFoundError:
+                continue  # a newer one has come meanwhile
             self._epoch = newest
             # A chain that was killed for another workspace may have held this one too.
             if pid in killed:
