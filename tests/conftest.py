@@ -27,6 +27,14 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n` the tests of the shared cluster stay in one process, those of a file too."""
+    for item in items:
+        is_clustered = "cluster" in getattr(item, "fixturenames", ())
+        group = "cluster" if is_clustered else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def captures() -> Path:
     """The folder of captured client bytes that CDP_CAPTURES names; skips without it."""
