@@ -209,10 +209,10 @@ class PipelineConfig(Section):
                 )
         owners: dict[str, str] = {}
         for name, sink in self.active_sinks().items():
-            for place in sink.places():
-                if owners.setdefault(place, name) != name:
+            for folder in sink.owned_folders():
+                if owners.setdefault(folder, name) != name:
                     raise ConfigError(
-                        f"sinks.{name}.path: sinks.{owners[place]} writes to {place} too; "
+                        f"sinks.{name}.path: sinks.{owners[folder]} writes to {folder} too; "
                         "give each a folder of its own"
                     )
         routing = self.routing

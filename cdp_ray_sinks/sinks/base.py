@@ -167,8 +167,8 @@ class SinkConfig(BaseModel):
         path = getattr(self, "path", None)
         return None if path is None else str(path)
 
-    def places(self) -> Sequence[str]:
-        """What no other sink may write to, such as a folder; two that do fence each other."""
+    def owned_folders(self) -> Sequence[str]:
+        """Folders no other sink may write to: two that do fence each other."""
         return ()
 
     def build(self, context: SinkContext) -> Sink:

@@ -66,7 +66,7 @@ class ChainConfig(SinkConfig):
         """The folder `path` names."""
         return Path(self.path).expanduser().absolute()
 
-    def places(self) -> Sequence[str]:
+    def owned_folders(self) -> Sequence[str]:
         """The folder of the chains."""
         return (str(self.base()),)
 

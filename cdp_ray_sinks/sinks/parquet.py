@@ -63,7 +63,7 @@ class ParquetConfig(ChainConfig):
         """The sink; nothing is opened yet."""
         return ParquetSink(self, context)
 
-    def places(self) -> Sequence[str]:
+    def owned_folders(self) -> Sequence[str]:
         """The folder of the journals: an archive may lie beside the tables."""
         return (str(self.base() / JOURNAL_DIRECTORY),)
 
