@@ -141,17 +141,20 @@ class Pipeline:
         """The cluster's address, for `status` from elsewhere."""
         return str(ray.get_runtime_context().gcs_address)
 
-    def producer(self, name: str, epoch: int | None = None) -> Producer:
+    def producer(
+        self, name: str, epoch: int | None = None, *, keeps_accounts: bool = True
+    ) -> Producer:
         """A producer of this process, for code that has batches of its own.
 
-        `name` must be unique among the producers and sources of the pipeline.
+        `name` must be unique among the producers and sources of the pipeline. Without accounts
+        an audit finds its batches not accounted for; that is for measuring what they cost.
         """
         if name in self._producers or name in self.config.sources:
             raise ConfigError(f"a producer or source named {name!r} exists already")
         limits = ProducerLimits(**producer_limits(self.config))
         made = Producer(
             name, RayRouterLink(self._supervisor.router), random.random, limits=limits,
-            epoch=epoch, accounts_dir=self.config.accounts_dir(),
+            epoch=epoch, accounts_dir=self.config.accounts_dir() if keeps_accounts else None,
             accounts_days_max=self.config.delivery.accounts_days_max,
         )  # fmt: skip
         self._producers[name] = made
