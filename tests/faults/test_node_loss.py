@@ -42,6 +42,15 @@ path = "tables"
 """
 
 
+SOON_MISSED = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""How Ray learns within seconds that a node is gone; it takes its time otherwise."""
+
+
 def children_of(pid: int) -> list[int]:
     """Its child processes."""
     found = []
@@ -92,7 +101,10 @@ def test_a_killed_raylet_ends_the_run_and_the_next_one_goes_on(
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-m", "cdp_ray_sinks", "run", "run.toml", "--json"]
     Path("run.toml").write_text(CONFIG.format(drain_s=1, rest="rate_events_per_s = 20000"))
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **SOON_MISSED},
+    )  # fmt: skip
     wait_for(lambda: run.poll() is not None or stored_bytes(tmp_path / "archive") > 4_000_000, 120)
     raylet = raylet_below(run.pid)
     workers = children_of(raylet)
