@@ -2,12 +2,14 @@
 
 Each repetition writes one new workspace, then 5,000 new ones (their directories and files
 are made in the time that counts), then as much again into the 5,000, whose files are open.
+The new ones are compared, too, with the bare system calls that make the same files.
 On ext4 a name is not made quickly where one was removed within the last five minutes, so
 nothing is removed before the end, and a run soon after another one is slower.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +25,7 @@ from cdp_ray_sinks.bench.rows import Lap, Row, rate_row
 from cdp_ray_sinks.bench.settings import Settings
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.delivery.producer import Producer
+from cdp_ray_sinks.files.file_system import LocalFileSystem
 from cdp_ray_sinks.pipeline import Pipeline
 
 WORKSPACES: Final = 5_000
@@ -32,10 +35,14 @@ GIB: Final = 1024 * 1024 * 1024
 WARM_WORKSPACES: Final = range(4_000_000, 4_000_008)
 ONE_WORKSPACE: Final = 3_000_000
 DRAIN_S: Final = 600
+ONE: Final = "one workspace"
+BARE: Final = "bare mkdir, open, write"
+HEAD_BYTES: Final = 32
+INDEX_BYTES: Final = 368
 
 
 def workspace_rows(settings: Settings) -> Iterator[Row]:
-    """`many_workspaces` and `many_workspaces_open`, with what memory it took."""
+    """`many_workspaces`, `…_open` and `…_files`, with what memory it took."""
     file_system = file_system_of(settings.directory, Path("/proc/mounts").read_text())
     directory = settings.directory / "workspaces"
     config = PipelineConfig(
@@ -68,7 +75,7 @@ class _Laps:
         self._many = spread_batches(events, settings.shape, WORKSPACES)
         self._later = spread_batches(events, settings.shape, WORKSPACES, first_number=events)
         self._record_bytes = sum(batch.header.record_bytes for batch in self._many)
-        self._laps: tuple[list[Lap], list[Lap]] = ([], [])
+        self._laps: tuple[list[Lap], list[Lap], list[Lap]] = ([], [], [])
         self._read_back = events
         for workspace in WARM_WORKSPACES:  # every chain has mapped the store once
             self._time_s([batch] for batch in moved(self._one, workspace))
@@ -82,6 +89,8 @@ class _Laps:
         open_s = self._time_s(packs_of(_shifted(self._later, first - 1)))
         self._laps[0].append(Lap(new_s, one_s))
         self._laps[1].append(Lap(open_s, one_s))
+        bare = self._settings.directory / f"bare-{number}"
+        self._laps[2].append(Lap(new_s, bare_files_s(bare, self._many)))
         events = self._settings.events
         many = range(first, first + WORKSPACES)
         found = [
@@ -95,10 +104,13 @@ class _Laps:
         self._one, self._many, self._later = [], [], []
 
     def rows(self, file_system: str) -> Iterator[Row]:
-        """New workspaces, and those that are there."""
-        for variant, laps in zip(
-            ("many_workspaces", "many_workspaces_open"), self._laps, strict=True
-        ):
+        """New workspaces, those that are there, and the new ones beside bare files."""
+        variants = (
+            ("many_workspaces", ONE),
+            ("many_workspaces_open", ONE),
+            ("many_workspaces_files", BARE),
+        )
+        for (variant, limit), laps in zip(variants, self._laps, strict=True):
             yield rate_row(
                 "disk_binary",
                 variant,
@@ -106,7 +118,7 @@ class _Laps:
                 events=self._settings.events,
                 record_bytes=self._record_bytes,
                 read_back=self._read_back,
-                limit="one workspace",
+                limit=limit,
                 file_system=file_system,
             )
 
@@ -117,6 +129,31 @@ class _Laps:
             self._producer.submit_packed(group)
         self._producer.flush(DRAIN_S)
         return time.perf_counter() - began
+
+
+def bare_files_s(base: Path, batches: Sequence[Batch]) -> float:
+    """Seconds to make the directories and files of one batch each, and sync them together.
+
+    What a workspace's chain makes: its own folder and those of lane, day and hour, a file of
+    the epoch, a mark, data and index.
+    """
+    began = time.perf_counter()
+    base.mkdir()
+    for number, batch in enumerate(batches):
+        own = base / str(number)
+        lane, hour = own / ".lane", own / "2026-01-01" / "00"
+        for directory in (own, lane, hour.parent, hour):
+            directory.mkdir()
+        (lane / "epoch-1").write_bytes(bytes(HEAD_BYTES))
+        (lane / "mark").touch()
+        (hour / "data.bin").write_bytes(batch.records.data)
+        (hour / "data.bin.idx").write_bytes(bytes(INDEX_BYTES))
+    fd = os.open(base, os.O_RDONLY)
+    try:
+        LocalFileSystem().sync_all(fd)
+    finally:
+        os.close(fd)
+    return time.perf_counter() - began
 
 
 def packs_of(batches: Iterable[Batch]) -> Iterator[list[Batch]]:

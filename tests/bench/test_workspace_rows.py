@@ -18,16 +18,19 @@ from cdp_ray_sinks.cli.bench import row_text
 MIB = 1024 * 1024
 
 
-def test_both_rows_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rows_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each event once, in workspaces that were new and in those that were there."""
     monkeypatch.setattr(rows_module, "WORKSPACES", 30)
     monkeypatch.setattr(rows_module, "GIB", 128 * MIB)  # the cluster of the session is small
     settings = Settings(6_000, 2, "small", tmp_path, lambda text: None)
     rows = list(workspace_rows(settings))
-    assert [row.variant for row in rows] == ["many_workspaces", "many_workspaces_open"]
+    assert [(row.variant, row.limit) for row in rows] == [
+        ("many_workspaces", "one workspace"),
+        ("many_workspaces_open", "one workspace"),
+        ("many_workspaces_files", "bare mkdir, open, write"),
+    ]
     for row in rows:
         assert row.read_back == row.events == 6_000
-        assert row.limit == "one workspace"
         assert row.ratio is not None
         assert row.private_bytes is not None
         assert row.private_bytes > 50 * MIB
