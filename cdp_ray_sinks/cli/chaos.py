@@ -12,7 +12,6 @@ from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
 from cdp_ray_sinks.chaos.report import Report
-from cdp_ray_sinks.chaos.run import run_chaos
 from cdp_ray_sinks.chaos.settings import SCENARIOS, ChaosSettings, Scenario, bounded_rate
 from cdp_ray_sinks.cli.output import bytes_text, count_text, escaped, print_json, results_apart, say
 from cdp_ray_sinks.cli.running import use_auth_token
@@ -39,6 +38,8 @@ def chaos(
     something was broken.
     """
     use_auth_token(os.environ)
+    from cdp_ray_sinks.chaos.run import run_chaos  # brings Ray, which reads that when imported
+
     parent = directory or Path.cwd()
     rate = bounded_rate(minutes * 60, events_per_s, parent)
     if rate < events_per_s:

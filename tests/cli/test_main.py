@@ -86,3 +86,12 @@ def test_validate_as_json_tells_errors_on_stdout(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert '"ok": false' in done.stdout
     assert "did you mean 'null'" in done.stdout
+
+
+def test_no_command_brings_ray_before_it_has_said_which_token_to_use() -> None:
+    """Ray reads that once, when it is imported; a cluster started afterwards would refuse us."""
+    modules = ", ".join(
+        f"cdp_ray_sinks.cli.{name}" for name in ("main", "chaos", "deadletters", "run", "status")
+    )
+    code = f"import sys, {modules}; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
