@@ -195,10 +195,14 @@ def numbers_in_tables(base: Path) -> list[int]:
 
     Raises what pyarrow raises for a file that is not whole, ValueError for other payloads.
     """
+    return _numbers_in_files(sorted(base.rglob("*.parquet")))
+
+
+def _numbers_in_files(paths: Sequence[Path]) -> list[int]:
     import pyarrow.parquet as pq
 
     found = []
-    for path in sorted(base.rglob("*.parquet")):
+    for path in paths:
         table = pq.read_table(path, columns=["payload"], partitioning=None)
         found += [_payload_number(text) for text in table["payload"].to_pylist()]
     return found
@@ -219,10 +223,12 @@ def numbers_in_warehouse(base: Path) -> list[int]:
         reader.read_index()
         payloads = [decode_events(b).table["payload"].to_pylist() for b in reader.take(_ALL, _ALL)]
         journalled[reader.journal_id] = [_payload_number(p.decode()) for p in chain(*payloads)]
-    # After the journals, so that what is published meanwhile is seen at least once.
-    published = {read_footer(path).metadata.get("journal_id") for path in base.rglob("*.parquet")}
+    # After the journals, so that what is published meanwhile is seen at least once; looked for
+    # once, so that it is seen no more than once.
+    paths = sorted(base.rglob("*.parquet"))
+    published = {read_footer(path).metadata.get("journal_id") for path in paths}
     waiting = [numbers for name, numbers in journalled.items() if name not in published]
-    return [*numbers_in_tables(base), *chain(*waiting)]
+    return [*_numbers_in_files(paths), *chain(*waiting)]
 
 
 def _payload_number(payload: str) -> int:
