@@ -21,7 +21,7 @@ HOLD_S: Final = 1.0
 HOLD_LOOK_S: Final = 0.03
 HOLD_AGAIN_S: Final = 5.0
 HOLD_BATCHES_MAX: Final = 256
-"""What an emptier may have on its way: no more can be settled within a moment."""
+"""With more left in the spool it would not be empty within a moment."""
 
 UNKNOWN: Final = "unknown"
 DIRECT: Final = "direct"
