@@ -241,6 +241,10 @@ class PipelineConfig(Section):
         """The folder with a spool for each sink that has one."""
         return self.state_dir() / "spool"
 
+    def sinks_dir(self) -> Path:
+        """The folder with a folder for each sink that has to remember something."""
+        return self.state_dir() / "sinks"
+
     def active_sinks(self) -> dict[str, SinkConfig]:
         """The sinks that are enabled, in the order of the file."""
         return {name: sink for name, sink in self.sinks.items() if sink.enabled}

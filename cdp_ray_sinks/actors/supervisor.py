@@ -217,7 +217,7 @@ class Supervisor:
             sink_name,
             config,
             str(self._config.dead_letter_dir()),
-            str(self._config.state_dir() / "sinks"),
+            str(self._config.sinks_dir()),
             delivery.populate_object_store and config.reads_bytes,
             # A workspace may have a quarter of what is in flight; see `delivery.flights.Window`.
             held_bytes_max=min(delivery.window_bytes, config.max_in_flight_bytes) // 4,

@@ -177,7 +177,9 @@ class ChaosRun:
             name: resolved(sink, os.environ, f"sinks.{name}")
             for name, sink in config.active_sinks().items()
         }
-        folders = Folders(config.accounts_dir(), config.spool_dir(), config.dead_letter_dir())
+        folders = Folders(
+            config.accounts_dir(), config.spool_dir(), config.dead_letter_dir(), config.sinks_dir()
+        )
         self.report.audit = audit(sinks, folders)
 
 

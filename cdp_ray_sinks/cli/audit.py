@@ -13,7 +13,7 @@ from cdp_ray_sinks.config import load
 from cdp_ray_sinks.delivery.account_records import Place
 from cdp_ray_sinks.delivery.audit import Audit, Difference, Folders, SinkAudit, audit, sum_of
 from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DROPPED, DURABLE, REFUSED, SPOOLED
-from cdp_ray_sinks.files.landed import Count
+from cdp_ray_sinks.files.landed import Count, TableCount
 from cdp_ray_sinks.files.partition import HOUR_MS
 from cdp_ray_sinks.placeholders import resolved
 
@@ -34,7 +34,9 @@ _WORDS: Final = {
 def audit_pipeline(path: Path, as_json: bool) -> int:
     """Compare, print; 1 if anything differs."""
     config = load(path)
-    folders = Folders(config.accounts_dir(), config.spool_dir(), config.dead_letter_dir())
+    folders = Folders(
+        config.accounts_dir(), config.spool_dir(), config.dead_letter_dir(), config.sinks_dir()
+    )
     sinks = {
         name: resolved(sink, os.environ, f"sinks.{name}")
         for name, sink in config.active_sinks().items()
@@ -68,7 +70,7 @@ def _print(found: Audit, on_full: dict[str, str]) -> None:
 
 def _print_sink(sink: SinkAudit, width: int, on_full: str) -> None:
     head = f"{sink.name:<{width}}  "
-    if sink.differences:
+    if not sink.ok:
         head += "DIFFERS   "
     else:
         head += "not kept  " if sink.found is None else "ok        "
@@ -89,6 +91,12 @@ def _print_sink(sink: SinkAudit, width: int, on_full: str) -> None:
         print(f"{'':<{width}}    {_difference_text(difference)}")
     if len(sink.differences) > SHOWN_MAX:
         print(f"{'':<{width}}    and {count_text(len(sink.differences) - SHOWN_MAX)} more")
+    for table in sink.tables:
+        text = _table_text(table)
+        if text:
+            print(escaped(f"{'':<{width}}    {text}"))
+    if sink.unread is not None:
+        print(escaped(f"{'':<{width}}    its rows could not be counted: {sink.unread}"))
     for problem in sink.problems[:SHOWN_MAX]:
         print(escaped(f"{'':<{width}}    {problem}"))
 
@@ -109,6 +117,20 @@ def _difference_text(difference: Difference) -> str:
         accounted, found = difference.accounted.events, difference.found.events
         text += f" (accounted {count_text(accounted)}, found {count_text(found)})"
     return text
+
+
+def _table_text(table: TableCount) -> str:
+    """What is to be said of a table; nothing where its rows are as many as they should be."""
+    if table.found is None:
+        return ""
+    wrong = f"{count_text(table.missing)} rows missing" if table.missing else ""
+    if table.too_many:
+        wrong = f"{count_text(table.too_many)} rows too many"
+    if not wrong:
+        return f"{table.name}: {table.note}" if table.note and table.high else ""
+    accounted = table.low if table.missing else table.high or 0
+    text = f"{table.name}: {wrong} (accounted {count_text(accounted)}, "
+    return text + f"found {count_text(table.found)}){table.note and '; ' + table.note}"
 
 
 def _count_text(count: Count) -> str:
@@ -140,7 +162,7 @@ def _as_json(found: Audit) -> dict[str, Any]:
 def _sink_as_json(sink: SinkAudit) -> dict[str, Any]:
     return {
         "type": sink.type,
-        "ok": not sink.differences,
+        "ok": sink.ok,
         "outcomes": {outcome: asdict(count) for outcome, count in sink.outcomes.items()},
         "expected": None if sink.found is None else asdict(sink.expected),
         "found": None if sink.found is None else asdict(sink.found),
@@ -155,6 +177,8 @@ def _sink_as_json(sink: SinkAudit) -> dict[str, Any]:
             }
             for each in sink.differences
         ],
+        "tables": [asdict(table) for table in sink.tables],
+        "unread": sink.unread,
         "problems": sink.problems,
     }
 

@@ -27,7 +27,7 @@ from cdp_ray_sinks.delivery.push import (
     SPOOLED,
 )
 from cdp_ray_sinks.delivery.spool_segment import left_in_spool
-from cdp_ray_sinks.files.landed import Count, Landed, count_segments, wanted_of
+from cdp_ray_sinks.files.landed import Count, Landed, TableCount, count_segments, wanted_of
 from cdp_ray_sinks.sinks.base import SinkConfig
 
 Kind: TypeAlias = Literal["missing", "too many", "not accounted for", "dead letters missing"]
@@ -45,6 +45,7 @@ class Folders:
     accounts: Path
     spool: Path
     dead_letters: Path
+    sinks: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class SinkAudit:
     """One sink. `outcomes` are the accounts; `found` is None if nothing is kept to be counted.
 
     `answerless` are those found there of the batches that no answer is known of,
-    `left_in_spool` what waits.
+    `left_in_spool` what waits. `tables` are those of a database, `unread` why it did not answer.
     """
 
     name: str
@@ -82,7 +83,15 @@ class SinkAudit:
     answerless: Count = field(default_factory=Count)
     left_in_spool: Count = field(default_factory=Count)
     differences: list[Difference] = field(default_factory=list)
+    tables: list[TableCount] = field(default_factory=list)
+    unread: str | None = None
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it could be looked at, and nothing differs."""
+        wrong = any(table.missing or table.too_many for table in self.tables)
+        return not self.differences and not wrong and self.unread is None
 
 
 @dataclass(slots=True)
@@ -104,7 +113,7 @@ class Audit:
     @property
     def ok(self) -> bool:
         """Whether nothing differs."""
-        return not any(sink.differences for sink in self.sinks) and not self.damaged
+        return all(sink.ok for sink in self.sinks) and not self.damaged
 
 
 def audit(sinks: Mapping[str, SinkConfig], folders: Folders) -> Audit:
@@ -148,7 +157,7 @@ class _Counted:
 def _count(name: str, config: SinkConfig, folders: Folders, accounts: Accounts) -> _Counted:
     left = left_in_spool(folders.spool / name)
     wanted = wanted_of([*accounts.open, *(header.batch_id for header in left)])
-    landed = config.count_landed(wanted)
+    landed = config.count_landed(wanted, folders.sinks / name)
     dead_letters: Counts = {}
     for suffix in DEAD_LETTER_SUFFIXES:
         for base in (folders.dead_letters, folders.dead_letters / REPLAYING):
@@ -185,16 +194,17 @@ def _compare(counted: _Counted, before: Accounts, after: Accounts) -> SinkAudit:
     known, unknown = _known_and_not(landed, after)
     result.expected, result.found = sum_of(low.values()), sum_of(known.values())
     result.answerless = sum_of(answerless.values())
+    result.tables, result.unread = landed.tables, landed.unread
     result.problems = landed.problems
     for place in sorted({*low, *high, *known}):
-        if _is_audited(place, after):
+        if _is_audited(place, after, landed):
             span = low.get(place, Count()), high.get(place, Count())
             found = known.get(place, Count())
             if _less(found, span[0], landed):
                 result.differences.append(Difference("missing", place, span[0], found))
             elif _less(span[1], found, landed):
                 result.differences.append(Difference("too many", place, span[1], found))
-    for place in sorted(place for place in unknown if _is_audited(place, after)):
+    for place in sorted(place for place in unknown if _is_audited(place, after, landed)):
         result.differences.append(Difference("not accounted for", place, Count(), unknown[place]))
     return result
 
@@ -219,8 +229,9 @@ def _less(one: Count, other: Count, landed: Landed) -> bool:
     return one.events < other.events or one.messages < other.messages or one.batches < other.batches
 
 
-def _is_audited(place: Place, accounts: Accounts) -> bool:
-    return accounts.kept_from_hour is None or place.hour >= accounts.kept_from_hour
+def _is_audited(place: Place, accounts: Accounts, landed: Landed | None = None) -> bool:
+    kept_from = [accounts.kept_from_hour, None if landed is None else landed.kept_from_hour]
+    return all(hour is None or place.hour >= hour for hour in kept_from)
 
 
 def _known_and_not(landed: Landed, accounts: Accounts) -> tuple[Counts, Counts]:
@@ -228,7 +239,7 @@ def _known_and_not(landed: Landed, accounts: Accounts) -> tuple[Counts, Counts]:
     known: Counts = {}
     unknown: Counts = {}
     for origin, count in landed.counts.items():
-        is_known = (origin.producer, origin.epoch) in accounts.epochs
+        is_known = landed.is_all_known or (origin.producer, origin.epoch) in accounts.epochs
         place = Place(origin.workspace_id, origin.hour)
         (known if is_known else unknown).setdefault(place, Count()).add_all(count)
     return known, unknown

@@ -23,6 +23,8 @@ STEP_BYTES: Final = 8 * 1024 * 1024
 
 On the reference machine a 64 MiB commit and its sync: 2.4 GB/s in steps, 1.6 in one piece.
 """
+NEW_SUFFIX: Final = ".new"
+"""Of a file that does not have its name yet."""
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
@@ -159,6 +161,21 @@ def append_fully(fs: FileSystem, fd: int, data: bytes | memoryview) -> None:
         if taken <= 0:
             raise OSError(EIO, "write took no bytes")
         left = left[taken:]
+
+
+def replace_file(fs: FileSystem, path: Path, pieces: Sequence[memoryview]) -> None:
+    """Write a file as a whole: it has its name only once it is on the disk. Raises OSError."""
+    new = path.with_name(f"{path.name}{NEW_SUFFIX}")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        end = write_fully(fs, fd, pieces, 0)
+        if os.fstat(fd).st_size > end:
+            fs.truncate(fd, end)
+        fs.sync(fd)
+    finally:
+        os.close(fd)
+    new.rename(path)
+    fs.sync_directory(path.parent)
 
 
 def sync_directory(directory: Path | str) -> None:

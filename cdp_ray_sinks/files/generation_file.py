@@ -18,7 +18,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import xxhash
@@ -39,6 +40,10 @@ _NO_BLOCK: Final = 0xFFFFFFFF
 _ONE_PARTITION: Final = 1
 WHOLE_MESSAGE: Final = 0xFFFFFFFF
 """Stands for "all entries of the message"."""
+
+
+RefusedMessages: TypeAlias = dict[BatchId, list[tuple[int, int, str]]]
+"""Per batch: message, entry (see `Refusal`) and reason."""
 
 
 class RecordKind(IntEnum):
@@ -296,3 +301,18 @@ def _parse_block(number: int, payload: memoryview) -> Block:
         number, table, token, columns[0], columns[1], columns[2], payload[position:],
         has_one_partition=bool(flags & _ONE_PARTITION), is_unsure=True,
     )  # fmt: skip
+
+
+def refused_of(path: Path) -> tuple[RefusedMessages, dict[BatchId, int]]:
+    """What such a file tells, and the batches' checksums. Raises CorruptSegmentError."""
+    try:
+        found: RefusedMessages = {}
+        checksums: dict[BatchId, int] = {}
+        for producer, epoch, sequence, checksum, refused in json.loads(path.read_bytes()):
+            batch_id = BatchId(bytes.fromhex(producer), epoch, sequence)
+            found[batch_id] = [(message, entry, reason) for message, entry, reason in refused]
+            checksums[batch_id] = checksum
+    except (ValueError, TypeError) as error:
+        reason = f"not a list of refused messages: {error}"
+        raise CorruptSegmentError(str(path), 0, reason) from None
+    return found, checksums

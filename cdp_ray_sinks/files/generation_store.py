@@ -4,6 +4,7 @@
     ├── lock                held while a process uses it
     ├── identity            16 bytes that are unique, made once
     ├── ledger              which batches are durable in the destination
+    ├── landed              how many rows are there, and of which batches; see landed_rows.py
     ├── generation-<n>      one that may have been sent in part; removed when it is finished
     ├── spare-<n>.new       a finished one, to be written over: that costs less than a new file
     └── refused-<n>.json    messages refused after a restart, whose batches have yet to come back
@@ -22,9 +23,9 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
@@ -40,37 +41,40 @@ from cdp_ray_sinks.files.commit_index import (
     parse_index,
 )
 from cdp_ray_sinks.files.file_system import (
+    NEW_SUFFIX,
     FileSystem,
     LocalFileSystem,
     append_fully,
     make_directories,
+    replace_file,
     transient,
-    write_fully,
 )
 from cdp_ray_sinks.files.generation_file import (
     Block,
     BlockState,
     Generation,
+    RefusedMessages,
     encode_generation,
     encode_landed,
     encode_refused,
     encode_split,
     parse_generation,
     refuse,
+    refused_of,
     split,
 )
+from cdp_ray_sinks.files.landed_file import LandedFile
+from cdp_ray_sinks.files.landed_rows import Added
 from cdp_ray_sinks.files.ledger import Ledger
+from cdp_ray_sinks.files.partition import HOUR_MS
 
 LEDGER_BYTES_MAX: Final = 4 * 1024 * 1024
 """At this size the ledger is written anew, as a snapshot."""
 SPARES_MAX: Final = 4
 IDENTITY_BYTES: Final = 16
-_GENERATION = re.compile(r"generation-(\d+)")
+LEDGER_NAME: Final = "ledger"
+GENERATION_NAME: Final = re.compile(r"generation-(\d+)")
 _REFUSED = re.compile(r"refused-(\d+)\.json")
-_NEW: Final = ".new"
-
-RefusedMessages: TypeAlias = dict[BatchId, list[tuple[int, int, str]]]
-"""Per batch: message, entry (see `Refusal`) and reason."""
 
 
 class GenerationStore:
@@ -88,6 +92,7 @@ class GenerationStore:
         """Refused in an earlier life; to be told when the batch comes again."""
         self._clock = clock
         self._fs = fs or LocalFileSystem()
+        self.landed = LandedFile(directory, self._fs)
         self._lock_fd = self._ledger_fd = -1
         self._ledger_bytes = 0
         self._next = 1
@@ -110,9 +115,9 @@ class GenerationStore:
             self._lock()
             try:
                 self._read_identity()
-                self._read_ledger()
+                commits = self._read_ledger()
                 self._read_refused()
-                return self._read_generations()
+                return self._read_generations(commits)
             except CorruptSegmentError as error:
                 self.close()
                 raise ConfigError(
@@ -139,17 +144,18 @@ class GenerationStore:
     def _read_identity(self) -> None:
         path = self.directory / "identity"
         if not path.exists():
-            self._replace(path, [memoryview(os.urandom(IDENTITY_BYTES))])
+            replace_file(self._fs, path, [memoryview(os.urandom(IDENTITY_BYTES))])
         self.identity = path.read_bytes()
         if len(self.identity) != IDENTITY_BYTES:
             raise CorruptSegmentError(str(path), 0, "not an identity")
 
-    def _read_ledger(self) -> None:
-        path = self.directory / "ledger"
+    def _read_ledger(self) -> list[Commit]:
+        path = self.directory / LEDGER_NAME
         self.ledger = Ledger()
         if not path.exists():
+            self.landed.open(kept_from_hour=None, finished=self._finished)
             self._write_snapshot()
-            return
+            return []
         data = path.read_bytes()
         contents = parse_index(data, str(path))
         self.ledger.merge(contents.ledger)
@@ -161,19 +167,25 @@ class GenerationStore:
         self._ledger_bytes = contents.valid_bytes
         if contents.valid_bytes < len(data):
             self._fs.truncate(self._ledger_fd, contents.valid_bytes)
+        next_hour = self._clock.now_ms() // HOUR_MS + 1
+        self.landed.open(kept_from_hour=next_hour, finished=self._finished)
+        return list(contents.commits)
 
     def _read_refused(self) -> None:
         self.refused, self._refused_files = {}, {}
         for number, path in self._numbered(_REFUSED):
-            found, self._refused_files[number] = _refused_of(path)
+            found, self._refused_files[number] = refused_of(path)
             self.refused.update(found)
 
-    def _read_generations(self) -> list[Generation]:
-        for path in self.directory.glob(f"*{_NEW}"):
+    def _read_generations(self, commits: Sequence[Commit]) -> list[Generation]:
+        """Those not finished. Of finished ones it is made up for that they were not counted."""
+        for path in self.directory.glob(f"*{NEW_SUFFIX}"):
             path.unlink()  # never sent: it has its name only once it is synced
+        paths = dict(self._numbered(GENERATION_NAME))
+        self._next = max([self._next, *(number + 1 for number in paths)])
+        self._count_finished(commits, paths)
         found = []
-        for number, path in self._numbered(_GENERATION):
-            self._next = max(self._next, number + 1)
+        for number, path in paths.items():
             if number in self._finished:
                 path.unlink()
                 continue
@@ -185,6 +197,16 @@ class GenerationStore:
             self._open[generation.number] = fd
             found.append(generation)
         return found
+
+    def _count_finished(self, commits: Sequence[Commit], paths: Mapping[int, Path]) -> None:
+        added = []
+        for commit in commits:
+            path = paths.get(commit.range_checksum)
+            whole = None
+            if path is not None:
+                whole, _ = parse_generation(memoryview(path.read_bytes()), str(path))
+            added.append(Added.of(whole, commit))
+        self.landed.add(added)
 
     def _numbered(self, name: re.Pattern[str]) -> list[tuple[int, Path]]:
         matches = ((name.fullmatch(path.name), path) for path in self.directory.iterdir())
@@ -238,12 +260,25 @@ class GenerationStore:
                 self.ledger.add(
                     entry.producer, entry.epoch, sequence, checksum, self._clock.now_ms()
                 )
+        with transient(f"can't write {self.landed.path}"):
+            self.landed.add([Added.of(*pair) for pair in zip(done, commits, strict=True)])
         with transient(f"can't clean up {self.directory}"):
             for generation in done:
                 self._remove(generation)
             self._forget_refused()
             if self._ledger_bytes > LEDGER_BYTES_MAX:
                 self._write_snapshot()
+                self.landed.ledger_is_new()
+
+    def note_before(self, rows: Mapping[str, int]) -> None:
+        """Tables hold that many rows now: all but those that have been counted were there before.
+
+        Raises TransientError.
+        """
+        counted = self.landed.known.rows
+        landed = {table: counted[table].landed if table in counted else 0 for table in rows}
+        with transient(f"can't write {self.landed.path}"):
+            self.landed.note_before({table: rows[table] - landed[table] for table in rows})
 
     def _append_to_ledger(self, data: bytes) -> None:
         if self._ledger_fd < 0:
@@ -274,7 +309,7 @@ class GenerationStore:
         self._finished.add(generation.number)
         path = self._path(generation.number)
         if fd >= 0 and len(self._spares) < SPARES_MAX:
-            spare = path.with_name(f"spare-{generation.number}{_NEW}")
+            spare = path.with_name(f"spare-{generation.number}{NEW_SUFFIX}")
             path.rename(spare)
             self._spares.append(spare)
         else:
@@ -286,6 +321,7 @@ class GenerationStore:
             if fd >= 0:
                 os.close(fd)
         self._open.clear()
+        self.landed.close()
         self._ledger_fd = self._lock_fd = -1
         while self._spares:
             self._spares.pop().unlink(missing_ok=True)
@@ -305,7 +341,7 @@ class GenerationStore:
             [i.producer.hex(), i.epoch, i.sequence, checksums[i], refused]
             for i, refused in found.items()
         ]
-        self._replace(path, [memoryview(json.dumps(plain).encode())])
+        replace_file(self._fs, path, [memoryview(json.dumps(plain).encode())])
         self._refused_files[generation.number] = checksums
         self.refused.update(found)
 
@@ -346,8 +382,8 @@ class GenerationStore:
     def _write(self, generation: Generation) -> None:
         path = self._path(generation.number)
         with contextlib.suppress(IndexError):  # two threads may ask for the last one
-            self._spares.pop().rename(path.with_name(path.name + _NEW))
-        self._replace(path, encode_generation(generation, self._clock.now_ms()))
+            self._spares.pop().rename(path.with_name(path.name + NEW_SUFFIX))
+        replace_file(self._fs, path, encode_generation(generation, self._clock.now_ms()))
         self._open[generation.number] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def _write_snapshot(self) -> None:
@@ -355,38 +391,10 @@ class GenerationStore:
         self._fs.sync_directory(self.directory)  # what it forgets as finished is gone for good
         head = IndexHeader(self._next, 0, 0, self._clock.now_ms()).to_bytes()
         body = encode_snapshot(self.ledger.snapshot())
-        path = self.directory / "ledger"
-        self._replace(path, [memoryview(head), memoryview(body)])
+        path = self.directory / LEDGER_NAME
+        replace_file(self._fs, path, [memoryview(head), memoryview(body)])
         if self._ledger_fd >= 0:
             os.close(self._ledger_fd)
         self._ledger_fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self._ledger_bytes = len(head) + len(body)
         self._finished = set()
-
-    def _replace(self, path: Path, pieces: Sequence[memoryview]) -> None:
-        """Write a file as a whole: it has its name only once it is on the disk."""
-        new = path.with_name(path.name + _NEW)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            end = write_fully(self._fs, fd, pieces, 0)
-            if os.fstat(fd).st_size > end:
-                self._fs.truncate(fd, end)
-            self._fs.sync(fd)
-        finally:
-            os.close(fd)
-        new.rename(path)
-        self._fs.sync_directory(self.directory)
-
-
-def _refused_of(path: Path) -> tuple[RefusedMessages, dict[BatchId, int]]:
-    try:
-        found: RefusedMessages = {}
-        checksums: dict[BatchId, int] = {}
-        for producer, epoch, sequence, checksum, refused in json.loads(path.read_bytes()):
-            batch_id = BatchId(bytes.fromhex(producer), epoch, sequence)
-            found[batch_id] = [(message, entry, reason) for message, entry, reason in refused]
-            checksums[batch_id] = checksum
-    except (ValueError, TypeError) as error:
-        reason = f"not a list of refused messages: {error}"
-        raise CorruptSegmentError(str(path), 0, reason) from None
-    return found, checksums

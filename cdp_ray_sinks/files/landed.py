@@ -55,17 +55,47 @@ class Origin(NamedTuple):
 
 
 @dataclass(slots=True)
+class TableCount:
+    """Rows of one table: how many there are, None if that says nothing, and `note` why.
+
+    Right is from `low` to `high`; None for no bound, where others write there too.
+    """
+
+    name: str
+    low: int
+    high: int | None
+    found: int | None
+    note: str = ""
+
+    @property
+    def missing(self) -> int:
+        """How many rows fewer there are than there must be."""
+        return 0 if self.found is None else max(0, self.low - self.found)
+
+    @property
+    def too_many(self) -> int:
+        """How many rows more there are than there may be."""
+        return 0 if self.found is None or self.high is None else max(0, self.found - self.high)
+
+
+@dataclass(slots=True)
 class Landed:
     """What a destination holds. `found` are the wanted ones that it has.
 
     `problems` name what could not be counted. With `only_events` batches and messages
-    without events may have left no trace.
+    without events may have left no trace. With `is_all_known` it is not told whose the batches
+    are, and all are of producers that have accounts; those received before `kept_from_hour` are
+    not counted. `unread` says why the destination itself could not be asked.
     """
 
     counts: dict[Origin, Count] = field(default_factory=dict)
     found: set[BatchId] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     only_events: bool = False
+    is_all_known: bool = False
+    kept_from_hour: int | None = None
+    tables: list[TableCount] = field(default_factory=list)
+    unread: str | None = None
 
     def add(self, origin: Origin, count: Count) -> None:
         """Count more."""

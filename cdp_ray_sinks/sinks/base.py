@@ -175,9 +175,10 @@ class SinkConfig(BaseModel):
         """The live sink; nothing is opened yet."""
         raise TypeError(f"sink type {self.type!r} has no implementation")
 
-    def count_landed(self, wanted: Wanted) -> Landed | None:
+    def count_landed(self, wanted: Wanted, state_dir: Path) -> Landed | None:
         """What the destination holds, read from there; None if that can't be told.
 
-        Placeholders are resolved. May be called while the sink is at work. Raises OSError.
+        `state_dir` is the sink's own. Placeholders are resolved. May be called while the sink
+        is at work. Raises OSError.
         """
         return None

@@ -19,6 +19,7 @@ from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.errors import ConfigError, RefusedMessagesError, TerminalError
 from cdp_ray_sinks.files.generation_file import WHOLE_MESSAGE, Generation, Refusal
 from cdp_ray_sinks.files.generation_store import GenerationStore
+from cdp_ray_sinks.files.landed import Landed, Wanted
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.sinks.base import SinkConfig, SinkContext
 from cdp_ray_sinks.sinks.clickhouse_blocks import BlockMaker, Filling
@@ -29,6 +30,7 @@ from cdp_ray_sinks.sinks.clickhouse_client import (
     ClickHouseClient,
     check_url,
 )
+from cdp_ray_sinks.sinks.clickhouse_count import count_landed, counted_rows
 from cdp_ray_sinks.sinks.clickhouse_errors import ClickHouseError
 from cdp_ray_sinks.sinks.clickhouse_inserts import Inserter
 from cdp_ray_sinks.sinks.clickhouse_line import InsertLine
@@ -47,7 +49,8 @@ class ClickHouseConfig(SinkConfig):
     Rows wait `linger_ms` for more, while inserts are under way `flush_age_ms_max`. Without
     `retry_attempts` what the server can't take waits; with it the messages become dead
     letters after so many. `all_events` puts GROUP, ALIAS and ENRICH events into events_v1.
-    `settings` go with each insert.
+    `settings` go with each insert. `tables_are_shared`: other software writes there too, so
+    more rows than this sink's are no difference to an audit.
     """
 
     reads_bytes: ClassVar[bool] = True
@@ -63,6 +66,7 @@ class ClickHouseConfig(SinkConfig):
     ca_cert: Path | None = None
     create_tables: bool = False
     all_events: bool = False
+    tables_are_shared: bool = False
     compression: Literal["none", "lz4"] = "lz4"
     rows_per_insert: int = Field(default=100_000, ge=1, le=1_000_000)
     insert_bytes_max: int = Field(default=32 * 1024 * 1024, ge=1, le=1 << 28)
@@ -117,6 +121,12 @@ class ClickHouseConfig(SinkConfig):
             None if self.ca_cert is None else str(self.ca_cert),
             self.connect_timeout_s,
             self.insert_timeout_s,
+        )
+
+    def count_landed(self, wanted: Wanted, state_dir: Path) -> Landed | None:
+        """What it was told has landed, and the rows of the tables."""
+        return count_landed(
+            self.address(), state_dir, wanted, tables_are_shared=self.tables_are_shared
         )
 
     def build(self, context: SinkContext) -> ClickHouseSink:
@@ -183,6 +193,8 @@ class ClickHouseSink:
         for generation in unfinished:
             self._inserter.insert(generation)
             self._store.finish([generation], refusals_are_kept=False)
+        if self._store.landed.known.before is None:
+            self._store.note_before(counted_rows(self._client))
         self._line = InsertLine(self._make, self._inserter.insert, self._config.inserts_at_once)
         self._line.start()
 

@@ -83,6 +83,8 @@ class BlockMaker:
         """All that becomes of those batches."""
         headers = [batch.header for batch in filling.batches]
         made = Generation(number, entries_of(headers, filling.lows))
+        # Free in a segment's index, all of one workspace; see `files/landed_rows.py`.
+        made.entries["reserved"] = [header.workspace_id for header in headers]
         if filling.refused is not None:
             made.refusals = list(filling.refused)
             return made, RowCounts()

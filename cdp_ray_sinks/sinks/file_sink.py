@@ -70,7 +70,7 @@ class ChainConfig(SinkConfig):
         """The folder of the chains."""
         return (str(self.base()),)
 
-    def count_landed(self, wanted: Wanted) -> Landed | None:
+    def count_landed(self, wanted: Wanted, state_dir: Path) -> Landed | None:
         """What the segments hold, by their indexes."""
         return count_segments(self.base(), wanted)
 

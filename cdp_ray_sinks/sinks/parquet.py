@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -67,7 +68,7 @@ class ParquetConfig(ChainConfig):
         """The folder of the journals: an archive may lie beside the tables."""
         return (str(self.base() / JOURNAL_DIRECTORY),)
 
-    def count_landed(self, wanted: Wanted) -> Landed | None:
+    def count_landed(self, wanted: Wanted, state_dir: Path) -> Landed | None:
         """What the files hold, by their footers, and the journal, as far as it is in no file."""
         return count_tables(self.base(), wanted)
 

@@ -29,7 +29,9 @@ MIB = 1024 * 1024
 
 
 def audited(config: PipelineConfig) -> Audit:
-    folders = Folders(config.accounts_dir(), config.spool_dir(), config.dead_letter_dir())
+    folders = Folders(
+        config.accounts_dir(), config.spool_dir(), config.dead_letter_dir(), config.sinks_dir()
+    )
     return audit(config.active_sinks(), folders)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import ray
 
 from cdp_ray_sinks.actors import supervisor
 from cdp_ray_sinks.bench.clickhouse_server import ClickHouseServer
+from cdp_ray_sinks.cli.audit import audit_pipeline
 from cdp_ray_sinks.cli.deadletters import list_dead_letters
 from cdp_ray_sinks.cli.status import said
 from cdp_ray_sinks.config import PipelineConfig, load
@@ -223,3 +225,51 @@ def test_one_bad_row_in_a_hundred_thousand_lands_by_a_replay(
     assert done.returncode == 0
     assert lab.landed() == (100_000, 100_000)
     assert lab.query("SELECT uniqExact(device_id) FROM {db}.events_v1") == [(100_000,)]
+
+
+def test_the_audit_counts_the_rows(
+    make_config: Make, lab: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """After a kill of the sink it is clean; rows taken away, and a server that is away, are not."""
+    path = tmp_path / "pipeline.toml"
+    path.write_text(
+        f"""
+        [pipeline]
+        name = "counted"
+        state_dir = "{tmp_path}/state"
+        [delivery]
+        window_bytes = 16_777_216
+        populate_object_store = false
+        [sources.made]
+        type = "synthetic"
+        events = 60_000
+        batch_events = 500
+        rate_events_per_s = 40_000
+        [sinks.rows]
+        type = "clickhouse"
+        url = "{lab.server.url}"
+        database = "{lab.database}"
+        create_tables = true
+        rows_per_insert = 300
+        """
+    )
+    with Pipeline(load(path)) as pipeline:
+        wait_for(lambda: lab.landed()[0] > 1000)
+        (pid,) = [a["pid"] for a in pipeline.status()["actors"] if a["kind"] == "sink"]
+        os.kill(pid, signal.SIGKILL)
+        assert audit_pipeline(path, as_json=False) == 0
+        pipeline.wait()
+        assert audit_pipeline(path, as_json=False) == 0
+    assert audit_pipeline(path, as_json=False) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1].split()[:3] == ["rows", "ok", "60,000"]
+    events = f"{lab.landed()[0]:,}"
+    lab.command("ALTER TABLE {db}.events_v1 DELETE WHERE 1 SETTINGS mutations_sync = 2")
+    assert audit_pipeline(path, as_json=False) == 1
+    out = capsys.readouterr().out
+    assert f"events_v1: {events} rows missing (accounted {events}, found 0)" in out
+    path.write_text(path.read_text().replace(lab.server.url, "http://127.0.0.1:1"))
+    assert audit_pipeline(path, as_json=True) == 1
+    found = json.loads(capsys.readouterr().out)["sinks"]["rows"]
+    assert found["found"]["events"] == 60_000
+    assert "127.0.0.1:1" in found["unread"]

@@ -26,9 +26,11 @@ from cdp_ray_sinks.files.generation_file import (
     Refusal,
 )
 from cdp_ray_sinks.files.generation_store import GenerationStore
+from cdp_ray_sinks.files.landed import Count
 from cdp_ray_sinks.testing import FakeClock
 
 PRODUCER = bytes(range(16))
+FILES = ["identity", "landed", "ledger", "lock"]
 
 
 class EndError(Exception):
@@ -100,6 +102,7 @@ def generation_of(number: int, sequences: Sequence[int], blocks: int = 3) -> Gen
         BatchHeader(PRODUCER, 1, s, 1, 2, 1, "test", 0, 30, 30, 1000, 7000 + s) for s in sequences
     ]
     made = Generation(number, entries_of(headers, [0] * len(headers)))
+    made.entries["reserved"] = 3  # the workspace
     made.blocks = [block_of(made, 10, 10 * place) for place in range(blocks)]
     return made
 
@@ -155,7 +158,7 @@ def test_a_finished_generation_is_in_the_ledger_and_gone(tmp_path: Path) -> None
     assert found == []
     assert has(again, 5)
     assert not has(again, 6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "ledger", "lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
     again.close()
 
 
@@ -268,6 +271,8 @@ def test_the_end_may_come_at_any_call(tmp_path: Path) -> None:
             again.close()
             last_one, rest = opened(folder)
             assert rest == []
+            counted = sum(count.batches for count in last_one.landed.known.places.values())
+            assert counted == sum(has(last_one, sequence) for sequence in (1, 2, 3, 7))
             last_one.close()
 
 
@@ -380,6 +385,8 @@ def test_a_long_ledger_is_written_anew(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(has(again, sequence) for sequence in range(200))
     assert not has(again, 200)
     assert again.next_number() == 201
+    assert again.landed.known.places == {(3, 0): Count(200, 6000, 6000)}
+    assert len(again.landed.known.numbers) < 50
     again.close()
 
 
@@ -423,4 +430,4 @@ def test_a_finished_file_is_written_over(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.new"))
     again.finish([back])
     again.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "ledger", "lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
