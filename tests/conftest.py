@@ -72,6 +72,12 @@ def lab(clickhouse: ClickHouseServer, lab_of: Callable[[ClickHouseServer], Any])
 
 
 @pytest.fixture(scope="session")
+def collectors() -> Any:
+    """What a forwarder may send to, and readers of what came: see collector_lab.py."""
+    return _beside("collector_lab")
+
+
+@pytest.fixture(scope="session")
 def maker() -> Any:
     """Makes messages, batches and archives by hand: the `Maker` of archive_maker.py."""
     return _beside("archive_maker").Maker()

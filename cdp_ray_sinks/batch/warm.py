@@ -15,6 +15,7 @@ KERNEL_WARMERS: Final = [
     "cdp_ray_sinks.batch.kernels.count:warm",
     "cdp_ray_sinks.batch.kernels.envelope:warm",
     "cdp_ray_sinks.batch.kernels.frames:warm",
+    "cdp_ray_sinks.batch.kernels.rewrap:warm",
     "cdp_ray_sinks.batch.kernels.running_number:warm",
     "cdp_ray_sinks.batch.kernels.synthetic:warm",
     "cdp_ray_sinks.batch.kernels.time_order:warm",

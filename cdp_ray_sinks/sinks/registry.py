@@ -16,6 +16,7 @@ SINKS: Final[Mapping[str, str]] = {
     "stdout": "cdp_ray_sinks.sinks.stdout:StdoutConfig",
     "disk_binary": "cdp_ray_sinks.sinks.disk_binary:DiskBinaryConfig",
     "disk_plaintext": "cdp_ray_sinks.sinks.disk_plaintext:DiskPlaintextConfig",
+    "forwarder": "cdp_ray_sinks.sinks.forwarder:ForwarderConfig",
     "parquet": "cdp_ray_sinks.sinks.parquet:ParquetConfig",
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.sinks.registry import SINKS, load_config
 from cdp_ray_sinks.testing import (
     FakeClock,
@@ -23,17 +24,27 @@ from cdp_ray_sinks.testing import (
 ReadBack = Callable[[], Sequence[int]] | None
 
 # How each type is configured for a test, and how its destination is read back.
-DESTINATIONS: dict[str, Callable[[Path], tuple[dict[str, Any], ReadBack]]] = {
-    "clickhouse": lambda folder: (
+DESTINATIONS: dict[str, Callable[[Path, Any], tuple[dict[str, Any], ReadBack]]] = {
+    "clickhouse": lambda folder, _: (
         {"url": f"chdb://{folder}", "create_tables": True},
         lambda: numbers_in_clickhouse(folder),
     ),
-    "null": lambda folder: ({}, None),
-    "stdout": lambda folder: ({}, None),
-    "disk_binary": lambda folder: ({"path": folder}, lambda: numbers_in(folder)),
-    "disk_plaintext": lambda folder: ({"path": folder}, lambda: numbers_in_lines(folder)),
-    "parquet": lambda folder: ({"path": folder}, lambda: numbers_in_warehouse(folder)),
+    "forwarder": lambda folder, collectors: _region(collectors.Region(folder)),
+    "null": lambda folder, _: ({}, None),
+    "stdout": lambda folder, _: ({}, None),
+    "disk_binary": lambda folder, _: ({"path": folder}, lambda: numbers_in(folder)),
+    "disk_plaintext": lambda folder, _: (
+        {"path": folder},
+        lambda: numbers_in_lines(folder),
+    ),
+    "parquet": lambda folder, _: ({"path": folder}, lambda: numbers_in_warehouse(folder)),
 }
+
+
+def _region(far: Any) -> tuple[dict[str, Any], ReadBack]:
+    """A tcp source that takes what is sent on."""
+    return {"target": far.target, "api_key": far.key.hex()}, far.numbers
+
 
 # Options that make a type write otherwise; the promises are checked with each of them too.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -53,8 +64,18 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+
+def _sendable(number: int, workspace_id: int, record_bytes: int, messages: int = 1) -> Batch:
+    """As `numbered_events`, none larger than a frame may be under any envelope."""
+    return numbered_events(number, workspace_id, min(record_bytes, 16_000_000), messages)
+
+
 # Types that decode what they are given want batches that can be.
-DECODING = {"clickhouse", "parquet"}
+BATCHES = {
+    "clickhouse": numbered_events,
+    "forwarder": _sendable,
+    "parquet": numbered_events,
+}
 
 
 @pytest.mark.parametrize(
@@ -62,11 +83,11 @@ DECODING = {"clickhouse", "parquet"}
     [(kind, variant) for kind in sorted(SINKS) for variant in [{}, *VARIANTS.get(kind, [])]],
 )
 def test_the_sink_keeps_its_promises(
-    sink_type: str, variant: dict[str, Any], tmp_path: Path
+    sink_type: str, variant: dict[str, Any], tmp_path: Path, collectors: Any
 ) -> None:
     """Opening, writing, flushing, closing, a second life; nothing lost, nothing twice."""
     assert sink_type in DESTINATIONS, f"say here how to read back what {sink_type} wrote"
-    options, read_back = DESTINATIONS[sink_type](tmp_path / "destination")
-    new_batch = numbered_events if sink_type in DECODING else numbered_batch
+    options, read_back = DESTINATIONS[sink_type](tmp_path / "destination", collectors)
+    new_batch = BATCHES.get(sink_type, numbered_batch)
     config = load_config(sink_type, options | variant)
     check_sink(config, FakeClock(), read_back, new_batch, tmp_path / "state")
