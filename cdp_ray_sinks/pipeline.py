@@ -15,9 +15,12 @@ from typing import Any
 
 import ray
 
-from cdp_ray_sinks.actors.cluster import connect, join_running
+from cdp_ray_sinks.actors.cluster import connect
+from cdp_ray_sinks.actors.metric_export import Ticker
+from cdp_ray_sinks.actors.producer_metrics import producer_ticker
 from cdp_ray_sinks.actors.router_link import RayRouterLink
-from cdp_ray_sinks.actors.specs import NAMESPACE
+from cdp_ray_sinks.actors.status import actors_status
+from cdp_ray_sinks.actors.status import status as status
 from cdp_ray_sinks.actors.supervisor import (
     Supervisor,
     chain_actors_max,
@@ -33,7 +36,6 @@ from cdp_ray_sinks.metrics import MetricsSnapshot, hit_rate
 
 POLL_S = 0.25
 PROBLEMS_S = 3.0
-STATUS_TIMEOUT_S = 5.0
 
 
 class SourceFailedError(CdpError):
@@ -82,6 +84,7 @@ class Pipeline:
         self._report = report or (lambda text: None)
         self._supervisor = Supervisor(config, print_text or printer_to(sys.stdout))
         self._producers: dict[str, Producer] = {}
+        self._tickers: list[Ticker] = []
         self._source_reports: dict[str, dict[str, Any]] = {}
         self._lane_reports: dict[str, list[dict[str, Any]]] = {}
         self._spools: dict[str, dict[str, Any]] = {}
@@ -158,6 +161,8 @@ class Pipeline:
             accounts_days_max=self.config.delivery.accounts_days_max,
         )  # fmt: skip
         self._producers[name] = made
+        self._tickers.append(producer_ticker(self.config.pipeline.name, made))
+        self._tickers[-1].start()
         return made
 
     def wait(
@@ -265,6 +270,8 @@ class Pipeline:
         """Take the actors down, and a private cluster with them. Safe to call twice."""
         for producer in self._producers.values():
             producer.abandon()
+        for ticker in self._tickers:
+            ticker.stop()
         self._supervisor.kill_all()
         self._is_started = False
         if self._is_private:
@@ -349,51 +356,4 @@ class Pipeline:
 
     def status(self) -> dict[str, Any]:
         """The pipeline's actors and what each reports; also while it runs elsewhere."""
-        return _status(self.config.pipeline.name, self.config.ray.namespace)
-
-
-def status(name: str, address: str | None = None, namespace: str = NAMESPACE) -> dict[str, Any]:
-    """The status of a pipeline that runs on a cluster, by its name.
-
-    Raises ConfigError when the cluster or the pipeline is not there.
-    """
-    join_running(address, namespace)
-    return _status(name, namespace)
-
-
-def _status(name: str, namespace: str) -> dict[str, Any]:
-    named = ray.util.list_named_actors(all_namespaces=True)
-    found = sorted(
-        entry["name"]
-        for entry in named
-        if entry["namespace"] == namespace and entry["name"].startswith(f"{name}/")
-    )
-    if not found:
-        running = sorted({e["name"].split("/")[0] for e in named if e["namespace"] == namespace})
-        known = f"; running: {', '.join(running)}" if running else ""
-        raise ConfigError(f"no pipeline named {name!r} runs on this cluster{known}")
-    asked: list[tuple[str, Any, Any]] = []
-    for actor_name in found:
-        with contextlib.suppress(ValueError):  # it left between the two questions
-            actor: Any = ray.get_actor(actor_name, namespace)
-            asked.append((actor_name, actor.identity.remote(), actor.report.remote()))
-    actors: list[Any] = []
-    reports: dict[str, Any] = {}
-    for actor_name, identity, report in asked:
-        with contextlib.suppress(ray.exceptions.RayError):
-            actors.append(ray.get(identity, timeout=STATUS_TIMEOUT_S))
-            reports[actor_name] = _plain(ray.get(report, timeout=STATUS_TIMEOUT_S))
-    return {"pipeline": name, "actors": actors, "reports": reports}
-
-
-def _plain(report: dict[str, Any]) -> dict[str, Any]:
-    """A report with only what JSON knows."""
-    plain = dict(report)
-    if isinstance(plain.get("metrics"), MetricsSnapshot):
-        plain["metrics"] = plain["metrics"].to_dict()
-    if "tallies" in plain:
-        plain["tallies"] = {
-            sink: {n: getattr(t, n) for n in SinkTally.__slots__}
-            for sink, t in plain["tallies"].items()
-        }
-    return plain
+        return actors_status(self.config.pipeline.name, self.config.ray.namespace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import ray
 
 from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
+from cdp_ray_sinks.actors.metric_export import MetricExport, Ticker, pipeline_of
+from cdp_ray_sinks.actors.metric_samples import Sample, lane_samples
 from cdp_ray_sinks.actors.object_store import populate_mapping
 from cdp_ray_sinks.actors.specs import Identity, LaneSpec
 from cdp_ray_sinks.batch.batch import Batch, Pack, unpack
@@ -44,6 +47,9 @@ class LaneActor:
         self._lines = LineBuffer(random.getrandbits(62) + 1) if has_lines else None
         self._lane: Lane | None = None
         self._sink: Sink | None = None
+        self._metrics = MetricExport(pipeline_of(spec.name))
+        self._ticker = Ticker(lambda: self._metrics.update(self._samples(self._report())))
+        self._ticker.start()
         self._opener = threading.Thread(target=self._open, name="lane-opener", daemon=True)
         self._opener.start()
 
@@ -163,7 +169,11 @@ class LaneActor:
 
     def _close(self, deadline_ms: int) -> dict[str, Any]:
         is_closed = self._lane is None or self._lane.close(deadline_ms)
+        self._ticker.stop()
         return {**self._report(), "is_closed": is_closed}
+
+    def _samples(self, report: dict[str, Any]) -> Iterable[Sample]:
+        return lane_samples(self._spec.sink_name, report)
 
     def _report(self) -> dict[str, Any]:
         error, lane, sink = self._open_error, self._lane, self._sink

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 
 from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
+from cdp_ray_sinks.actors.metric_export import MetricExport, pipeline_of, tick_for_ever
+from cdp_ray_sinks.actors.metric_samples import WorkspaceLabels, router_samples
 from cdp_ray_sinks.actors.specs import Identity, RouterSpec
 from cdp_ray_sinks.delivery.push import Group, Payload
 from cdp_ray_sinks.delivery.wire import (
@@ -159,6 +162,7 @@ class RouterActor:
                 group_batches_max=spec.group_batches_max,
                 group_bytes_max=spec.group_bytes_max,
             )
+            self._metrics = asyncio.create_task(tick_for_ever(_exporter(spec.name, self._router)))
         return self._router
 
     async def begin(self, producer: bytes, session: int) -> int:
@@ -185,6 +189,18 @@ class RouterActor:
     async def report(self) -> dict[str, Any]:
         """Queues and errors per sink."""
         return self._live().state()
+
+
+def _exporter(name: str, router: Router) -> Callable[[], None]:
+    """What hands on the router's numbers."""
+    metrics, workspaces = MetricExport(pipeline_of(name)), WorkspaceLabels()
+
+    def export() -> None:
+        router.flow.rank()
+        metrics.update(router_samples(router.state()))
+        metrics.update(workspaces.samples(*router.flow.workspace_totals()))
+
+    return export
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import xxhash
 
 from cdp_ray_sinks.actors.identity import identity
+from cdp_ray_sinks.actors.metric_export import MetricExport, Ticker, pipeline_of
+from cdp_ray_sinks.actors.metric_samples import sink_actor_samples
 from cdp_ray_sinks.actors.specs import Identity, SinkSpec
 
 WISHES_WAIT_S = 5.0
@@ -81,6 +83,8 @@ class SinkActor:
         self._retiring: set[int] = set()
         self._is_adopted = False
         self._changed = asyncio.Condition()
+        metrics = MetricExport(pipeline_of(spec.name))
+        Ticker(lambda: metrics.update(sink_actor_samples(spec.sink_name, self._counts()))).start()
 
     async def place(self, workspace_ids: Sequence[int]) -> dict[int, str]:
         """The names of the chain actors of those workspaces whose actor runs.
@@ -163,5 +167,8 @@ class SinkActor:
 
     async def report(self) -> dict[str, Any]:
         """How many workspaces and chains there are."""
+        return self._counts()
+
+    def _counts(self) -> dict[str, Any]:
         assigned = self._placement.assigned
         return {"workspaces": len(assigned), "chains": len(set(assigned.values()))}

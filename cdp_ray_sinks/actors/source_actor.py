@@ -12,9 +12,12 @@ import ray
 
 from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
+from cdp_ray_sinks.actors.metric_export import MetricExport, Ticker, pipeline_of
+from cdp_ray_sinks.actors.metric_samples import source_samples
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import Identity, SourceSpec
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
+from cdp_ray_sinks.delivery.source_flow import NO_FLOW
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
 from cdp_ray_sinks.placeholders import resolved
 from cdp_ray_sinks.sources.base import HasProblem, Listens, Source, SourceContext
@@ -36,6 +39,10 @@ class SourceActor:
         self._source: Source | None = None
         self._producer: Producer | None = None
         self._thread: threading.Thread | None = None
+        self._metrics = MetricExport(pipeline_of(spec.name))
+        self._ticker = Ticker(
+            lambda: self._metrics.update(source_samples(spec.source_name, self._report()))
+        )
 
     @ray.method(concurrency_group="control")
     def start(self) -> None:
@@ -60,6 +67,7 @@ class SourceActor:
             accounts_days_max=spec.accounts_days_max,
         )
         collect_rarely()
+        self._ticker.start()
         self._state = RUNNING
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
         self._thread.start()
@@ -90,6 +98,8 @@ class SourceActor:
             self._producer.close(deadline_s)
         except DrainTimeoutError as error:
             return error.unsettled
+        finally:
+            self._ticker.stop()
         return 0
 
     @ray.method(concurrency_group="control")
@@ -100,6 +110,9 @@ class SourceActor:
     @ray.method(concurrency_group="control")
     def report(self) -> dict[str, Any]:
         """Counters, progress, and what each sink has settled of this source's batches."""
+        return self._report()
+
+    def _report(self) -> dict[str, Any]:
         counters = self._source.counters() if self._source is not None else {}
         done, expected = self._source.progress() if self._source is not None else (0, None)
         batches, held = self._producer.in_flight() if self._producer is not None else (0, 0)
@@ -113,6 +126,7 @@ class SourceActor:
             "in_flight_batches": batches,
             "in_flight_bytes": held,
             "resends": self._producer.resends if self._producer is not None else 0,
+            "flow": self._producer.flow() if self._producer is not None else NO_FLOW,
             "tallies": self._producer.tallies() if self._producer is not None else {},
         }
 

@@ -6,12 +6,14 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import ray
 
 from cdp_ray_sinks.actors.lane_actor import LaneActor
+from cdp_ray_sinks.actors.metric_samples import Sample, spool_samples
 from cdp_ray_sinks.actors.router_actor import lanes_of
 from cdp_ray_sinks.actors.specs import SpoolSpec
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
@@ -132,6 +134,9 @@ class SpoolActor(LaneActor):
         report = self._close(deadline_ms)
         self._book.close()
         return report
+
+    def _samples(self, report: dict[str, Any]) -> Iterable[Sample]:
+        return spool_samples(self._spec.sink_name, report, self._clock.now_ms())
 
     def _report(self) -> dict[str, Any]:
         report = super()._report()

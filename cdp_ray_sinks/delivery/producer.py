@@ -11,9 +11,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -23,6 +23,7 @@ from cdp_ray_sinks.delivery.account_book import AccountBook
 from cdp_ray_sinks.delivery.account_files import prune
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.flights import BatchTicket, Flight, Hold, SinkTally, Tallies, Window
+from cdp_ray_sinks.delivery.limits import ProducerLimits as ProducerLimits
 from cdp_ray_sinks.delivery.push import Group, Outcomes, Payload, fitting, make_group
 from cdp_ray_sinks.delivery.router_link import (
     COMPLETE,
@@ -32,32 +33,12 @@ from cdp_ray_sinks.delivery.router_link import (
     RouterLink,
     SettledAnswer,
 )
+from cdp_ray_sinks.delivery.source_flow import SourceFlow
 from cdp_ray_sinks.errors import DrainTimeoutError
 
 IDLE_WAIT_MS = 500
 LINGER_MS = 5
 """How long a batch waits for others at most while calls are under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProducerLimits:
-    """Bounds of one producer.
-
-    While a call is under way another one goes only when `group_batches_min` batches wait, so
-    that under load the calls are few and full; alone, a batch goes at once. Above
-    `calls_in_flight_max` one goes only with `large_call_bytes`: what a sink takes long to settle,
-    until a file is full perhaps, must not keep the next from coming.
-    """
-
-    window_bytes: int = 256 * 1024 * 1024
-    window_batches: int = 4096
-    group_batches_max: int = 32
-    group_batches_min: int = 8
-    group_bytes_max: int = 256 * 1024 * 1024
-    inline_bytes_max: int = 64 * 1024
-    calls_in_flight_max: int = 4
-    large_call_bytes: int = 32 * 1024 * 1024
-    large_calls_in_flight_max: int = 16
 
 
 class Producer:
@@ -105,6 +86,7 @@ class Producer:
         self._in_doubt = True
         self._closed = False
         self._tallies = Tallies()
+        self._flow = SourceFlow()
         self.resends = 0
         self._courier = threading.Thread(target=self._run, name=f"courier-{name}", daemon=True)
         self._courier.start()
@@ -195,6 +177,14 @@ class Producer:
         with self._changed:
             return len(self._flights), self._window.used_bytes
 
+    def flow(self) -> dict[str, Any]:
+        """Totals, latencies, and for how long the oldest unsettled batch has waited."""
+        with self._changed:
+            oldest = next(iter(self._flights.values()), None)
+            now_ms = self._clock.monotonic_ms()
+            lag_s = (now_ms - oldest.queued_ms) / 1000 if oldest is not None else 0.0
+            return {**self._flow.report(), "lag_s": lag_s}
+
     # -- sending ----------------------------------------------------------------------
 
     def _admit(self, hold: Hold, headers: Sequence[BatchHeader]) -> None:
@@ -211,6 +201,7 @@ class Producer:
         with self._changed:
             if self._book is not None:
                 self._book.take(self._sequence, [header for header, _ in batches])
+            self._flow.take([header for header, _ in batches])
             for header, payload in batches:
                 flight = Flight.make(
                     header, payload, hold, self._producer, self._epoch, self._sequence
@@ -279,8 +270,11 @@ class Producer:
 
     def _settle_all(self, flights: list[Flight], answer: RouteAnswer) -> None:
         settled: list[tuple[int, Outcomes]] = []
+        now_ms = self._clock.monotonic_ms()
         for flight, outcomes, state in zip(flights, answer.outcomes, answer.states, strict=True):
             if state >= REQUIRED_SETTLED:
+                if not flight.ticket.done():
+                    self._flow.latency.add((now_ms - flight.queued_ms) / 1000)
                 flight.ticket.settle(outcomes)
             if state < COMPLETE:
                 flight.state = state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from cdp_ray_sinks.batch.batch import BatchHeader
 from cdp_ray_sinks.delivery.push import Outcomes, Payload
@@ -12,7 +13,16 @@ from cdp_ray_sinks.delivery.router_link import COMPLETE, OWED, REQUIRED_SETTLED
 class RoutedBatch:
     """One batch on its way to its sinks, and the calls that wait for it."""
 
-    __slots__ = ("_owed", "_owed_required", "_waiting", "came_s", "header", "outcomes", "payload")
+    __slots__ = (
+        "_note",
+        "_owed",
+        "_owed_required",
+        "_waiting",
+        "came_s",
+        "header",
+        "outcomes",
+        "payload",
+    )
 
     def __init__(
         self,
@@ -21,7 +31,10 @@ class RoutedBatch:
         sinks: tuple[str, ...],
         required: frozenset[str],
         came_s: float = 0.0,
+        note: Callable[[RoutedBatch, str, str], None] | None = None,
     ) -> None:
+        """`note` is told of each sink that settles it, and of the outcome."""
+        self._note = note
         self.came_s = came_s
         self.header = header
         self.payload = payload
@@ -44,6 +57,8 @@ class RoutedBatch:
         self._owed.discard(sink_name)
         self._owed_required.discard(sink_name)
         self.outcomes[sink_name] = outcome
+        if self._note is not None:
+            self._note(self, sink_name, outcome)
         state = self.state
         still = []
         for waiter, wanted in self._waiting:

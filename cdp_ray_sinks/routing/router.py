@@ -22,6 +22,7 @@ from cdp_ray_sinks.delivery.router_link import (
 )
 from cdp_ray_sinks.errors import SequenceGapError
 from cdp_ray_sinks.routing.flights import RoutedBatch, Waiter
+from cdp_ray_sinks.routing.flow import RouterFlow
 from cdp_ray_sinks.routing.lane_sender import Budget, LaneLink, LaneSender
 from cdp_ray_sinks.routing.placing import Placing, SinkPlaces
 from cdp_ray_sinks.routing.spool_gate import SpoolGate, SpoolLink
@@ -103,6 +104,7 @@ class Router:
         self._turns: dict[bytes, _ProducerTurn] = {}
         self._lows: dict[tuple[bytes, int], int] = {}
         self._results: dict[Outcomes, Outcomes] = {}
+        self.flow = RouterFlow(lambda: asyncio.get_running_loop().time())
         self.batches_routed = 0
         self.batches_dropped = 0
 
@@ -176,6 +178,7 @@ class Router:
 
     def state(self) -> dict[str, Any]:
         """Queues and errors per sink, for `status`."""
+        now_s = asyncio.get_running_loop().time()
         sinks: dict[str, Any] = {}
         for (sink, _), sender in self._senders.items():
             queued, pushed = sender.queued
@@ -190,13 +193,18 @@ class Router:
         for name, budget in self._budgets.items():
             entry = sinks.setdefault(name, {})
             entry["in_flight_bytes"] = budget.in_flight_bytes
+            entry["in_flight_bytes_max"] = budget.in_flight_bytes_max
             entry["queued_bytes"] = budget.queued_bytes
+            oldest_s = self._oldest_s(name)
+            entry["lag_s"] = 0.0 if oldest_s is None else max(0.0, now_s - oldest_s)
+            entry["flow"] = self.flow.sink_report(name)
             if name in self._gates:
                 entry["spool"] = self._gates[name].report()
         return {
             "batches_routed": self.batches_routed,
             "in_router": len(self._batches),
             "sinks": sinks,
+            "workspaces": self.flow.workspace_reports(self._batches.values()),
         }
 
     async def _take_turn(self, producer: bytes, session: int, number: int) -> _ProducerTurn:
@@ -224,10 +232,11 @@ class Router:
             return known
         names = self._table.route(header)
         now_s = asyncio.get_running_loop().time()
-        batch = RoutedBatch(header, payload, names, self._required, now_s)
+        batch = RoutedBatch(header, payload, names, self._required, now_s, self.flow.settled)
         if names:
             self._batches[batch_id] = batch
         self.batches_routed += 1
+        self.flow.accepted(header)
         for name in names:
             sink, budget = self._sinks[name], self._budgets[name]
             if sink.spool is not None:
