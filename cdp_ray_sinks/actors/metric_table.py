@@ -137,8 +137,8 @@ _HEAD: Final = """# Metrics
 
 Each node of the cluster serves them on its metrics port, `ray start --metrics-export-port`;
 [prometheus.yml](prometheus.yml) scrapes all nodes. Every process counts by itself and hands
-its numbers on every two seconds; Ray takes them up every ten (`RAY_metrics_report_interval_ms`). The endpoint needs the extra `cluster`,
-which is Ray with its agents: `pip install 'cdp-ray-sinks[cluster]'`.
+its numbers on every two seconds; Ray takes them up every ten (`RAY_metrics_report_interval_ms`).
+The endpoint needs Ray with its agents: `pip install 'cdp-ray-sinks[cluster]'`.
 
 | name | type | labels besides `pipeline`, `node` | unit | what it is |
 | --- | --- | --- | --- | --- |"""
