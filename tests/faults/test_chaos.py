@@ -36,3 +36,17 @@ def test_nothing_is_lost_or_doubled(
     hour = f"{taken.parts[-3]} {taken.parts[-2]}:00 UTC"
     assert f"workspace 2, {hour}: " in said_now
     assert "events missing (accounted " in said_now
+
+
+@pytest.mark.soak
+def test_a_hundred_kills_over_ten_million_events(cluster: None, tmp_path: Path) -> None:
+    """Archive, tables, the spooled mirror and ClickHouse: each number once, and a clean audit."""
+    said: list[str] = []
+    settings = ChaosSettings(840.0, 12, ("kills",), 15_000, tmp_path / "chaos", said.append)
+    report = run_chaos(settings, is_kept=True)
+    assert report.broken == [], said
+    kills = [each for each in report.injected if each.what.startswith("SIGKILL")]
+    assert len(kills) >= 100
+    assert report.events > 10_000_000
+    assert len(report.destinations) == 4
+    assert audit_pipeline(tmp_path / "chaos" / "chaos.toml", as_json=True) == 0
