@@ -126,6 +126,12 @@ def failing_disk() -> Any:
     return _beside("failing_disk").FailingFileSystem()
 
 
+@pytest.fixture
+def unsynced_disk() -> Any:
+    """Makes a disk that forgets what was not synced: the `UnsyncedDisk` of failing_disk.py."""
+    return _beside("failing_disk").UnsyncedDisk
+
+
 @pytest.fixture(scope="session")
 def crashing_disk() -> Any:
     """Makes a disk that ends the process: the `CrashingFileSystem` of failing_disk.py."""

@@ -123,3 +123,62 @@ class CrashingFileSystem(FailingFileSystem):
 
     def sync_directory(self, directory: Path) -> None:
         self._meet("sync_directory", directory.name)
+
+
+class UnsyncedDisk(FailingFileSystem):
+    """The real disk, and what of it is left when the power goes: what was synced.
+
+    What a failed sync should have written is not written by a later one, as on Linux.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[int, bytearray] = {}
+        self._dirty: dict[int, list[tuple[int, int]]] = {}
+        self._held: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def write_at(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        written = super().write_at(fd, buffers, offset)
+        self._note(fd, offset, written)
+        return written
+
+    def append(self, fd: int, data: memoryview) -> int:
+        written = super().append(fd, data)
+        self._note(fd, os.fstat(fd).st_size - written, written)
+        return written
+
+    def truncate(self, fd: int, offset: int) -> None:
+        super().truncate(fd, offset)
+        with self._lock:
+            del self._kept.get(os.fstat(fd).st_ino, bytearray())[offset:]
+
+    def sync(self, fd: int) -> None:
+        file = os.fstat(fd).st_ino
+        try:
+            super().sync(fd)
+        finally:
+            with self._lock:
+                ranges = self._dirty.pop(file, [])
+        with self._lock:
+            kept = self._kept.setdefault(file, bytearray())
+            for start, end in ranges:
+                kept.extend(bytes(max(0, end - len(kept))))
+                kept[start:end] = os.pread(self._held[file], end - start, start)
+
+    def cut_power(self, directory: Path, *, but: str = "\0") -> None:
+        """Leave of the files there what was synced; all of those whose names end with `but`."""
+        for path in directory.rglob("*"):
+            file = path.stat().st_ino
+            if file in self._held and not path.name.endswith(but):
+                path.write_bytes(self._kept.get(file, b""))
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
+
+    def _note(self, fd: int, offset: int, written: int) -> None:
+        file = os.fstat(fd).st_ino
+        with self._lock:
+            if file not in self._held:  # so that no other file gets its number
+                self._held[file] = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            self._dirty.setdefault(file, []).append((offset, offset + written))
