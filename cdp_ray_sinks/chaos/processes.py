@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from cdp_ray_sinks.bench.private_memory import private_bytes_of
+from cdp_ray_sinks.bench.private_memory import anonymous_bytes_of
 
 SAMPLE_S: Final = 1.0
 JUDGED_S: Final = 60.0
@@ -94,7 +94,7 @@ def _signalled(pids: Sequence[int], number: signal.Signals) -> int:
 
 @dataclass(slots=True)
 class MemoryLife:
-    """The private memory of one process over its life, sampled once a second."""
+    """The private memory of one process over its life, without mapped files, once a second."""
 
     name: str
     pid: int
@@ -151,7 +151,7 @@ class MemoryWatch:
     def _run(self) -> None:
         while not self._stop.wait(SAMPLE_S):
             for pid, name in self._watched.items():
-                held_bytes = private_bytes_of(pid)
+                held_bytes = anonymous_bytes_of(pid)
                 if held_bytes:
                     life = self._lives.setdefault((name, pid), MemoryLife(name, pid))
                     life.samples.append((time.monotonic(), held_bytes))
