@@ -280,11 +280,10 @@ class PipelineConfig(Section):
             for key, path in paths_in(source).items()
             if not has_placeholder(str(path)) and not path.exists()
         ]
-        found += [
-            f"sinks.{name}.{text}"
-            for name, sink in self.active_sinks().items()
-            for text in sink.warnings()
-        ]
+        for name, source in self.active_sources().items():
+            found += [f"sources.{name}.{text}" for text in source.warnings()]
+        for name, sink in self.active_sinks().items():
+            found += [f"sinks.{name}.{text}" for text in sink.warnings()]
         found += [
             f"{kind}.{name}.{key}: a secret that is written out travels in an actor's arguments, "
             "where whoever reaches the cluster finds it; write ${NAME} or ${file:PATH}"
@@ -306,9 +305,9 @@ class PipelineConfig(Section):
                 if taken and rule.match.schemas and not taken & rule.match.schemas:
                     kinds = ", ".join(SchemaType(kind).name.lower() for kind in sorted(taken))
                     found.append(f"{where}.sinks: {name!r} keeps only {kinds}; nothing of this")
-            for source in sorted(rule.match.sources - self.active_sources().keys()):
-                hint = did_you_mean(source, self.active_sources())
-                found.append(f"{where}.match.source = {source!r}: no such source enabled{hint}")
+            for away in sorted(rule.match.sources - self.active_sources().keys()):
+                hint = did_you_mean(away, self.active_sources())
+                found.append(f"{where}.match.source = {away!r}: no such source enabled{hint}")
             if rule.match.is_everything and place + 1 < len(table.rules):
                 found.append(f"{where}: matches everything, so no later rule is ever asked")
                 break

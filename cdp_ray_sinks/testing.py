@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,9 +19,10 @@ import lz4.frame
 import numpy as np
 import pyarrow as pa
 
-from cdp_ray_sinks.batch.batch import Batch, BatchHeader
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId
 from cdp_ray_sinks.batch.enums import LENGTH_BYTES, METADATA_BYTES, RECORD_PREFIX_BYTES, EventType
 from cdp_ray_sinks.clock import Clock
+from cdp_ray_sinks.errors import BatchConflictError
 from cdp_ray_sinks.files.commit_index import xxh3
 from cdp_ray_sinks.sinks.base import KeepsLedger, Sink, SinkConfig, SinkContext
 
@@ -78,12 +80,22 @@ class BatchKeeper:
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
+        self._named: dict[BatchId, int] = {}
 
     def submit(self, batch: Batch) -> KeptTicket:
         """Keep a copy; the caller's buffers are free on return."""
         self.batches.append(
             Batch(batch.header, batch.records.copy(), batch.offsets.copy(), batch.pattern_ids)
         )
+        return KeptTicket()
+
+    def submit_as(self, batch: Batch, batch_id: BatchId, low: int) -> KeptTicket:
+        """Keep a copy under that id, unless it is there; BatchConflictError with other content."""
+        known = self._named.setdefault(batch_id, batch.header.checksum)
+        if known != batch.header.checksum:
+            raise BatchConflictError(f"batch {batch_id} came again with other content")
+        if batch_id not in {kept.header.batch_id for kept in self.batches}:
+            self.submit(replace(batch, header=batch.header._replace(**batch_id._asdict())))
         return KeptTicket()
 
     def submit_packed(self, batches: Sequence[Batch]) -> Sequence[KeptTicket]:

@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -66,6 +67,7 @@ class Region:
         """Stop the source."""
         self._stop.set()
         self._thread.join(10)
+        # An open connection may be drained for a moment.
         assert not self._thread.is_alive()
 
 
@@ -77,8 +79,89 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
         time.sleep(0.005)
 
 
+class Link:
+    """A way to a receiver that can be cut, slowed down and led elsewhere."""
+
+    def __init__(self, target_address: str) -> None:
+        self.target_address = target_address
+        self.delay_s = 0.0
+        self.bytes_per_s: float | None = None
+        self._left: int | None = None
+        self._lock = threading.Lock()
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            host, _, port = self.target_address.rpartition(":")
+            try:
+                far = socket.create_connection((host, int(port)), 5)
+            except OSError:
+                client.close()
+                continue
+            with self._lock:
+                self._open += [client, far]
+            for one, other in ((client, far), (far, client)):
+                threading.Thread(
+                    target=self._carry, args=(one, other, one is client), daemon=True
+                ).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket, counts: bool) -> None:
+        with contextlib.suppress(OSError):
+            while piece := one.recv(65536):
+                if self.delay_s:
+                    time.sleep(self.delay_s)
+                if self.bytes_per_s:
+                    time.sleep(len(piece) / self.bytes_per_s)
+                if counts and self._left is not None:
+                    part = piece[: self._left]
+                    self._left -= len(part)
+                    if not self._left:
+                        self._left = None
+                        other.sendall(part[: len(part) // 2])
+                        self.cut()
+                        return
+                other.sendall(piece)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut_after(self, count: int) -> None:
+        """Cut everything once so many more bytes have gone towards the receiver; 0 is now."""
+        if count:
+            self._left = count
+        else:
+            self.cut()
+
+    def cut(self) -> None:
+        """Reset all connections, in the middle of whatever they carry."""
+        self.cuts += 1
+        with self._lock:
+            gone, self._open = self._open, []
+        for each in gone:
+            with contextlib.suppress(OSError):
+                linger = struct.pack("ii", 1, 0)
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def close(self) -> None:
+        """Stop listening, reset all."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+
 class Collector:
     """Takes all bytes of all connections. `reads_max` bytes, then it cuts the connection."""
+
+    key = KEY
 
     def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._tls = tls
@@ -127,7 +210,7 @@ class Collector:
         """Reset every connection."""
         for client in self._open:
             with contextlib.suppress(OSError):
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.shutdown(socket.SHUT_RDWR)
             client.close()
         self._open.clear()

@@ -148,15 +148,19 @@ class AccountBook:
     def _note_told(self) -> bytes:
         """Take what was told over into the state; returns the records that say the same."""
         settled_count = len(self._settled)  # no more: what these end was taken before them
-        first, taken = -1, []
+        first, data = -1, b""
+        taken: list[Taken] = []
         while self._taken:
             sequence, headers = self._taken.popleft()
-            first = sequence if first < 0 else first
+            if taken and sequence != first + len(taken):  # a stream of another node has holes
+                self._part.take(first, taken)
+                data += taken_record(first, taken)
+                taken = []
+            first = first if taken else sequence
             taken += [Taken.of(header) for header in headers]
-        data = b""
         if taken:
             self._part.take(first, taken)
-            data = taken_record(first, taken)
+            data += taken_record(first, taken)
         rows = []
         for _ in range(settled_count):
             for sequence, outcomes in self._settled.popleft():

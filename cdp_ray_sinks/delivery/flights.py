@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cdp_ray_sinks.batch.batch import BatchHeader
 from cdp_ray_sinks.delivery.push import (
@@ -17,6 +18,9 @@ from cdp_ray_sinks.delivery.push import (
     Payload,
 )
 from cdp_ray_sinks.errors import BatchConflictError
+
+if TYPE_CHECKING:
+    from cdp_ray_sinks.delivery.streams import Stream
 
 
 class BatchTicket:
@@ -61,28 +65,19 @@ class Hold:
 
 @dataclass(slots=True)
 class Flight:
-    """A numbered batch between submission and its last settlement."""
+    """A batch under its final id between submission and its last settlement.
+
+    `number` is its sequence, unless another node gave it that, in a `stream`.
+    """
 
     header: BatchHeader
     payload: Payload
     hold: Hold
     ticket: BatchTicket
+    number: int
+    stream: Stream | None = None
     state: int = 0
     queued_ms: int = 0
-
-    @classmethod
-    def make(
-        cls,
-        header: BatchHeader,
-        payload: Payload,
-        hold: Hold,
-        producer: bytes,
-        epoch: int,
-        sequence: int,
-    ) -> Flight:
-        """A flight for the batch under its final id."""
-        named = header._replace(producer=producer, epoch=epoch, sequence=sequence)
-        return cls(named, payload, hold, BatchTicket())
 
 
 class Window:

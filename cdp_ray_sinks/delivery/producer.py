@@ -10,17 +10,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from cdp_ray_sinks.batch.batch import Batch, BatchHeader, Pack, pack_batches
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId, Pack, pack_batches
 from cdp_ray_sinks.clock import Clock, SystemClock
-from cdp_ray_sinks.delivery.account_book import AccountBook
-from cdp_ray_sinks.delivery.account_files import prune
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.flights import BatchTicket, Flight, Hold, SinkTally, Tallies, Window
 from cdp_ray_sinks.delivery.limits import ProducerLimits as ProducerLimits
@@ -34,6 +32,7 @@ from cdp_ray_sinks.delivery.router_link import (
     SettledAnswer,
 )
 from cdp_ray_sinks.delivery.source_flow import SourceFlow
+from cdp_ray_sinks.delivery.streams import Books, Stream, Streams
 from cdp_ray_sinks.errors import DrainTimeoutError
 
 IDLE_WAIT_MS = 500
@@ -66,12 +65,12 @@ class Producer:
         self._limits = limits or ProducerLimits()
         self._clock = clock or SystemClock()
         self._producer = xxhash.xxh3_128_digest(name.encode())
-        self._epoch = self._make_epoch() if epoch is None else epoch
-        self._book: AccountBook | None = None
-        if accounts_dir is not None:
-            with suppress(OSError):  # old ones may be kept for longer
-                prune(accounts_dir, accounts_days_max, self._clock.now_ms())
-            self._book = AccountBook(accounts_dir, name, self._producer, self._epoch)
+        made_epoch = (self._clock.now_ms() << 20) | int(random() * (1 << 20))
+        self._epoch = made_epoch if epoch is None else epoch
+        self._books = Books(
+            accounts_dir, accounts_days_max, name, self._producer, self._epoch, self._clock
+        )
+        self._streams = Streams(self._books)
         self._sequence = 0
         self._session = 0
         self._number = 0
@@ -91,17 +90,27 @@ class Producer:
         self._courier = threading.Thread(target=self._run, name=f"courier-{name}", daemon=True)
         self._courier.start()
 
-    def _make_epoch(self) -> int:
-        return (self._clock.now_ms() << 20) | int(self._random() * (1 << 20))
-
     # -- what sources call ------------------------------------------------------------
 
     def submit(self, batch: Batch) -> BatchTicket:
         """Take one batch; on return its buffers may be reused. Blocks while the window is full."""
         return self.submit_packed([batch])[0]
 
+    def submit_as(self, batch: Batch, batch_id: BatchId, low: int) -> BatchTicket:
+        """Take one batch under the id that another node gave it; see `sources.base.TakesNamed`."""
+        named = batch.header._replace(**batch_id._asdict())
+        with self._changed:
+            stream = self._streams.of(batch_id, low)
+            known = stream.known(batch_id.sequence, named.checksum)
+        if known is not None:
+            return known
+        return self._submit([replace(batch, header=named)], stream)[0]
+
     def submit_packed(self, batches: Sequence[Batch]) -> list[BatchTicket]:
         """Take several batches as one object of the store. Blocks while the window is full."""
+        return self._submit(batches)
+
+    def _submit(self, batches: Sequence[Batch], stream: Stream | None = None) -> list[BatchTicket]:
         pack, headers = pack_batches(batches)
         is_small = pack.held_bytes <= self._limits.inline_bytes_max
         hold = Hold(pack.held_bytes, len(headers))
@@ -113,7 +122,7 @@ class Producer:
                 self._window.give_back(hold, headers)
                 self._changed.notify_all()
             raise
-        return self._enqueue([(header, payload) for header in headers], hold)
+        return self._enqueue([(header, payload) for header in headers], hold, stream)
 
     def put(self, pack: Pack) -> Payload:
         """A pack in the object store, for `submit_reference`; gone when it is let go of."""
@@ -160,12 +169,11 @@ class Producer:
             self._closed = True
             self._changed.notify_all()
         self._courier.join(5)
-        if self._book is not None:
-            self._book.close()
+        self._books.close()
 
     def accounts_problem(self) -> str | None:
         """Why the accounts can't be written at the moment, None while they can."""
-        return None if self._book is None else self._book.problem
+        return self._books.problem
 
     def tallies(self) -> dict[str, SinkTally]:
         """What each sink has settled so far."""
@@ -196,21 +204,26 @@ class Producer:
                 raise RuntimeError(f"producer {self.name!r} is closed")
             self._window.take(hold, headers)
 
-    def _enqueue(self, batches: list[tuple[BatchHeader, Payload]], hold: Hold) -> list[BatchTicket]:
+    def _enqueue(
+        self, batches: list[tuple[BatchHeader, Payload]], hold: Hold, stream: Stream | None = None
+    ) -> list[BatchTicket]:
         tickets, queued_ms = [], self._clock.monotonic_ms()
         with self._changed:
-            if self._book is not None:
-                self._book.take(self._sequence, [header for header, _ in batches])
-            self._flow.take([header for header, _ in batches])
+            headers = [header for header, _ in batches]
+            self._books.take(self._sequence, headers, stream)
+            self._flow.take(headers)
             for header, payload in batches:
-                flight = Flight.make(
-                    header, payload, hold, self._producer, self._epoch, self._sequence
-                )
+                ticket, named = BatchTicket(), header
+                if stream is None:
+                    batch_id = BatchId(self._producer, self._epoch, self._sequence)
+                    named = header._replace(**batch_id._asdict())
+                else:
+                    stream.under_way[header.sequence] = ticket, header.checksum
+                flight = Flight(named, payload, hold, ticket, self._sequence, stream, 0, queued_ms)
                 self._flights[self._sequence] = flight
                 self._sequence += 1
-                flight.queued_ms = queued_ms
                 self._queue.append(flight)
-                tickets.append(flight.ticket)
+                tickets.append(ticket)
             is_idle = not self._calls and not self._in_doubt
             if not is_idle:
                 self._changed.notify_all()
@@ -230,7 +243,7 @@ class Producer:
                 self._calls[number] = flights
                 group = self._group(flights)
             key = (session, number)
-            self._write_accounts()
+            self._books.write_told()
             try:
                 self._link.route(
                     self._producer, session, number, group, lambda a: self._on_answer(key, a)
@@ -238,10 +251,6 @@ class Producer:
             except LinkError as error:
                 self._on_answer(key, error)
         return True
-
-    def _write_accounts(self) -> None:
-        if self._book is not None:
-            self._book.write_told()
 
     def _take_group(self) -> list[Flight]:
         limits = self._limits
@@ -251,9 +260,9 @@ class Producer:
 
     def _group(self, flights: list[Flight]) -> Group:
         low = next(iter(self._flights), self._sequence)
-        return make_group(
-            [(f.header, f.payload) for f in flights], [(self._producer, self._epoch, low)]
-        )
+        lows = self._streams.lows(flight.stream for flight in flights)
+        lows.append((self._producer, self._epoch, low))
+        return make_group([(f.header, f.payload) for f in flights], lows)
 
     def _on_answer(self, key: tuple[int, int], answer: RouteAnswer | Exception) -> None:
         """A call ended: settle its batches, or be in doubt. Runs in the link's thread."""
@@ -269,7 +278,7 @@ class Producer:
             self._changed.notify_all()
 
     def _settle_all(self, flights: list[Flight], answer: RouteAnswer) -> None:
-        settled: list[tuple[int, Outcomes]] = []
+        settled: list[tuple[Flight, Outcomes]] = []
         now_ms = self._clock.monotonic_ms()
         for flight, outcomes, state in zip(flights, answer.outcomes, answer.states, strict=True):
             if state >= REQUIRED_SETTLED:
@@ -279,12 +288,11 @@ class Producer:
             if state < COMPLETE:
                 flight.state = state
                 self._lingering.append(flight)
-            elif self._flights.pop(flight.header.sequence, None) is not None:
+            elif self._flights.pop(flight.number, None) is not None:
                 self._tallies.add(flight.header, outcomes)
                 self._window.settle(flight)
-                settled.append((flight.header.sequence, outcomes))
-        if settled and self._book is not None:
-            self._book.settle(settled)
+                settled.append((flight, outcomes))
+        self._books.settle(settled)
 
     def _on_lingering(self, polled: list[Flight], answer: SettledAnswer | Exception) -> None:
         with self._changed:
@@ -311,7 +319,7 @@ class Producer:
                     return
                 must_recover = self._in_doubt and not self._calls and not self._is_polling
                 polled = self._take_lingering()
-            self._write_accounts()
+            self._books.write_told()
             if must_recover:
                 self._recover()
             elif polled:

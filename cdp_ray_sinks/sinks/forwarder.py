@@ -2,6 +2,7 @@
 
 To a collector of the plain protocol, which acknowledges nothing: durable is what the other
 machine has acknowledged on the TCP level; what its process then makes of it, nobody tells.
+With `ack` it is what the other pipeline says is settled there: `forwarder_acked`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class ForwarderConfig(SinkConfig):
     """Where to send to, under which key, and how.
 
     One `target`, or several `targets` of which `balance` picks. `tls` verifies the other side
-    by the machine's authorities or `ca_cert`, and shows it `client_cert`.
+    by the machine's authorities or `ca_cert`, and shows it `client_cert`. With `ack` the
+    receiver is one of ours with `ack`, and each batch lands there once.
     """
 
     reads_bytes: ClassVar[bool] = True
@@ -39,6 +41,7 @@ class ForwarderConfig(SinkConfig):
     targets: list[str] = Field(default_factory=list, max_length=64)
     balance: Literal["failover", "round_robin"] = "failover"
     api_key: SecretStr
+    ack: bool = False
     connect_timeout_s: int = Field(default=10, ge=1, le=600)
     write_timeout_s: int = Field(default=30, ge=1, le=3600)
     keepalive_s: int = Field(default=30, ge=1, le=3600)
@@ -121,6 +124,10 @@ class ForwarderConfig(SinkConfig):
 
     def build(self, context: SinkContext) -> Sink:
         """The sink; nothing is connected yet."""
+        if self.ack:
+            from cdp_ray_sinks.sinks.forwarder_acked import AckedForwarderSink
+
+            return AckedForwarderSink(self, context)
         return ForwarderSink(self, context)
 
 
@@ -181,7 +188,7 @@ class ForwarderSink:
         return list(wrapped.refused)
 
     def _lost(self, peer: Peer, error: TransientError) -> None:
-        self._again += self._unsettled.pop(peer, [])
+        self._again = [*self._unsettled.pop(peer, []), *self._again]
         self._targets.failed(peer, error)
         self._counters["connections_lost"] += 1
 

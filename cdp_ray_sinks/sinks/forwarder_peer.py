@@ -191,6 +191,8 @@ def _tune(plain: socket.socket, options: PeerOptions) -> None:
 def _text(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return "TLS: closed by the receiver, which may want a client certificate of us"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if isinstance(error, OSError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_network
 from typing import Any, Final
 
 import numpy as np
@@ -63,3 +65,20 @@ def ip_bytes(host: str) -> Bytes:
     else:
         packed = _MAPPED + socket.inet_pton(socket.AF_INET, host)
     return np.frombuffer(packed, np.uint8)
+
+
+class TrustedPeers:
+    """Whose messages' own addresses are believed: those in `networks`; everybody's if that is
+    empty, nobody's if it is None."""
+
+    def __init__(self, networks: Sequence[str] | None) -> None:
+        self._is_anyone = networks is not None and not networks
+        self._networks = [ip_network(text) for text in networks or ()]
+
+    def includes(self, peer_ip: Bytes) -> bool:
+        """Whether an address of 16 bytes is one of them."""
+        if self._is_anyone or not self._networks:
+            return self._is_anyone
+        six = IPv6Address(peer_ip.tobytes())
+        address = six.ipv4_mapped or six
+        return any(address in network for network in self._networks)

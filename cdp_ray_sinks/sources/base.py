@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock, SystemClock
 
 
@@ -41,6 +41,19 @@ class BatchTaker(Protocol):
 
     def submit_packed(self, batches: Sequence[Batch]) -> Sequence[Ticket]:
         """Take several small batches as one shared object; otherwise as `submit`."""
+        ...
+
+
+@runtime_checkable
+class TakesNamed(Protocol):
+    """A taker that also takes batches to which another node gave their ids."""
+
+    def submit_as(self, batch: Batch, batch_id: BatchId, low: int) -> Ticket:
+        """As `submit`, under that id; no batch of that producer and epoch below `low` will come.
+
+        One that is under way already has one ticket. Raises BatchConflictError if it is and
+        has other content.
+        """
         ...
 
 
@@ -98,6 +111,10 @@ class SourceConfig(BaseModel):
 
     type: str
     enabled: bool = True
+
+    def warnings(self) -> list[str]:
+        """Options that are allowed and yet probably not meant: key, and why."""
+        return []
 
     def build(self, context: SourceContext) -> Source:
         """The live source; nothing is opened yet."""

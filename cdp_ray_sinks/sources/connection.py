@@ -7,6 +7,7 @@ the client claims.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Final
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from cdp_ray_sinks.batch.batch import Bytes
 from cdp_ray_sinks.batch.enums import LENGTH_BYTES
+from cdp_ray_sinks.sources.acked_stream import AckedStream
+from cdp_ray_sinks.writers.ack_units import HEAD_BYTES, body_bytes
 
 _PARTIAL_BYTES_FIRST: Final = 64 * 1024
 
@@ -28,12 +31,25 @@ class Connection:
         self.peer_ip = peer_ip
         self.number = number
         self.received_at_monotonic_ms = monotonic_ms
+        self.head_bytes = LENGTH_BYTES
+        """What must be there of a frame, or of a unit, to know how long it is."""
+        self.is_trusted = False
+        """Whether the addresses in its messages are believed."""
+        self.acked: AckedStream | None = None
+        """Of a connection in ack mode."""
+        self.received_any = False
+        self._has_begun = False
         self.bad_frames = 0
         """How many more of its frames were bad than good, never below 0."""
         self._few = b""
         self._partial: Bytes = np.empty(0, np.uint8)
         self._partial_bytes = 0
         self._frame_bytes = 0
+
+    @property
+    def has_buffered(self) -> bool:
+        """Whether bytes wait of which the selector knows nothing."""
+        return False
 
     @property
     def unfinished_bytes(self) -> int:
@@ -44,6 +60,20 @@ class Connection:
     def held_bytes(self) -> int:
         """What the connection's own buffer weighs."""
         return self._partial.nbytes
+
+    def begin(self, *, is_acked: bool) -> None:
+        """Its first bytes are here, and say whether it uses ack mode; later calls do nothing."""
+        if not self._has_begun:
+            self._has_begun = True
+            if is_acked:
+                self.acked = AckedStream(self.socket)
+                self.head_bytes = HEAD_BYTES
+
+    def say_goodbye(self) -> None:
+        """Tell a client that looks for it that nothing more is taken; what is sent still is."""
+        with contextlib.suppress(OSError):
+            # Not the method of a TLS socket, which forgets the keys: what comes is still read.
+            socket.socket.shutdown(self.socket, socket.SHUT_WR)
 
     def has_something_to_say(self) -> bool:
         """Whether bytes, the end of the stream or an error wait to be read."""
@@ -60,12 +90,12 @@ class Connection:
 
         Returns (bytes received, bytes now in `shared`); 0 received is the end of the
         stream. Raises BlockingIOError or another OSError as the socket does. `shared`
-        must hold more than LENGTH_BYTES.
+        must hold more than `head_bytes`.
         """
         if self._frame_bytes == 0:
             count = len(self._few)
             shared[:count] = self._few
-            received = self.socket.recv_into(shared[count:])
+            received = self._receive(shared[count:])
             if received == 0:
                 return 0, 0
             self._few = b""
@@ -73,13 +103,18 @@ class Connection:
         if self._partial_bytes == len(self._partial):
             self._grow()
         room = self._partial.data[self._partial_bytes :]
-        views = [room]
-        if len(self._partial) == self._frame_bytes:
-            views.append(shared)
-        received = self.socket.recvmsg_into(views)[0]
+        is_last = len(self._partial) == self._frame_bytes
+        received = self._receive_both(room, shared) if is_last else self._receive(room)
         in_partial = min(received, len(room))
         self._partial_bytes += in_partial
         return received, received - in_partial
+
+    def _receive(self, view: memoryview) -> int:
+        return self.socket.recv_into(view)
+
+    def _receive_both(self, room: memoryview, shared: memoryview) -> int:
+        """Into the first, and what has no room there into the second."""
+        return self.socket.recvmsg_into([room, shared])[0]
 
     def _grow(self) -> None:
         grown = np.empty(min(self._frame_bytes, 2 * len(self._partial)), np.uint8)
@@ -96,10 +131,12 @@ class Connection:
 
     def keep(self, unfinished: Bytes) -> None:
         """Remember the beginning of a frame; its length was checked before."""
-        if len(unfinished) < LENGTH_BYTES:
+        if len(unfinished) < self.head_bytes:
             self._few = unfinished.tobytes()
             return
-        self._frame_bytes = LENGTH_BYTES + int.from_bytes(unfinished[:LENGTH_BYTES].tobytes())
+        head = unfinished[: self.head_bytes].tobytes()
+        following = int.from_bytes(head) if self.acked is None else body_bytes(head)
+        self._frame_bytes = self.head_bytes + following
         capacity = min(self._frame_bytes, max(2 * len(unfinished), _PARTIAL_BYTES_FIRST))
         self._partial = np.empty(capacity, np.uint8)
         self._partial[: len(unfinished)] = unfinished

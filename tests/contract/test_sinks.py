@@ -29,7 +29,9 @@ DESTINATIONS: dict[str, Callable[[Path, Any], tuple[dict[str, Any], ReadBack]]] 
         {"url": f"chdb://{folder}", "create_tables": True},
         lambda: numbers_in_clickhouse(folder),
     ),
-    "forwarder": lambda folder, collectors: _region(collectors.Region(folder)),
+    "forwarder": lambda folder, collectors: _region(
+        collectors.Region(folder, forwarding=True, ack=True)
+    ),
     "null": lambda folder, _: ({}, None),
     "stdout": lambda folder, _: ({}, None),
     "disk_binary": lambda folder, _: ({"path": folder}, lambda: numbers_in(folder)),
@@ -55,6 +57,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"compression": "lz4", "lz4_preset": "max", "lz4_level": 3, "rotation": "daily"},
     ],
     "disk_plaintext": [{"compression": "lz4", "fsync": "off"}, {"buffer_bytes": 65_536}],
+    "forwarder": [{"ack": True}],
     "parquet": [
         {"compression": "zstd", "compression_level": 3, "rotation": "daily"},
         {"compression": "lz4", "fsync": "off", "buffer_rows": 5000},
