@@ -10,6 +10,8 @@ import pytest
 
 from cdp_ray_sinks.files.archive_reading import read_batches
 
+PATIENCE_S = 30.0
+PATIENCE_WITHOUT_S = 1.5
 Scenario = Callable[[Path], set[str]]
 TakeOut = Callable[[pytest.MonkeyPatch], object]
 
@@ -19,6 +21,8 @@ class Guards:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.patience_s = PATIENCE_S
+        """How long a scenario waits for what the guard brings about."""
 
     def show(self, scenario: Scenario, take_out: TakeOut, seen: str) -> None:
         """With the guard nothing is broken; without it `seen` is, at least."""
@@ -27,6 +31,7 @@ class Guards:
         assert scenario(with_guard) == set()
         without = self._folder / "without"
         without.mkdir()
+        self.patience_s = PATIENCE_WITHOUT_S
         with pytest.MonkeyPatch.context() as patch:
             take_out(patch)
             assert seen in scenario(without)

@@ -13,7 +13,8 @@
 | SIGKILL in a publication | a file says what it was made of | nobody reads that | twice |
 | a name that is taken | a move that replaces nothing | one that does | not there |
 
-*Not there* is what was acknowledged. Those of rows in ClickHouse are in `test_guards_rows.py`.
+*Not there* is what was acknowledged. Those of producer, router and
+spool are in `test_guards_routing.py`, those of rows in `test_guards_rows.py`.
 """
 
 from __future__ import annotations
