@@ -222,16 +222,39 @@ def audit(config: PipelineFile, json: Json = False) -> None:
     raise typer.Exit(audit_pipeline(config, json))
 
 
+PipelineName = Annotated[str, typer.Option(help="The pipeline's name.")]
+ClusterAddress = Annotated[
+    str | None, typer.Option(help="The Ray cluster it runs on: HOST:PORT, ray://HOST:10001.")
+]
+RayNamespace = Annotated[str, typer.Option(help="The file's ray.namespace.")]
+
+
 @app.command()
 def status(
-    name: Annotated[str, typer.Option(help="The pipeline's name.")] = "default",
-    address: Annotated[str | None, typer.Option(help="The Ray cluster it runs on.")] = None,
+    name: PipelineName = "default",
+    address: ClusterAddress = None,
+    namespace: RayNamespace = "cdp_ray_sinks",
     json: Json = False,
 ) -> None:
     """Say how a running pipeline is doing, and which processes it has."""
     from cdp_ray_sinks.cli.status import show_status
 
-    raise typer.Exit(show_status(name, address, json))
+    raise typer.Exit(show_status(name, address, namespace, json))
+
+
+@app.command()
+def top(
+    name: PipelineName = "default",
+    address: ClusterAddress = None,
+    namespace: RayNamespace = "cdp_ray_sinks",
+    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Two looks, then leave.")] = False,
+    json: Json = False,
+) -> None:
+    """Watch a running pipeline: rates, queues, lags and latencies, until Ctrl-C."""
+    from cdp_ray_sinks.cli.top import show_top
+
+    raise typer.Exit(show_top(name, address, namespace, interval, once, json))
 
 
 @app.command()

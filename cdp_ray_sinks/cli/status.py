@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
+from cdp_ray_sinks.cli.look import Look, view
 from cdp_ray_sinks.cli.output import count_text, escaped, print_json, results_apart
 from cdp_ray_sinks.cli.running import noted_address, notes_folder, use_auth_token
+from cdp_ray_sinks.cli.top_view import drawn
+
+TABLE_COLUMNS: Final = 140
 
 
-def show_status(name: str, address: str | None, as_json: bool) -> int:
+def show_status(name: str, address: str | None, namespace: str, as_json: bool) -> int:
     """Print the status; ConfigError if no such pipeline runs there.
 
     Without an address: the one that a `run` of that name noted on this machine, then
@@ -20,11 +24,13 @@ def show_status(name: str, address: str | None, as_json: bool) -> int:
     from cdp_ray_sinks import pipeline
 
     with results_apart() as results:
-        found = pipeline.status(name, address or noted_address(notes_folder(os.environ), name))
+        address = address or noted_address(notes_folder(os.environ), name)
+        found = pipeline.status(name, address, namespace)
         if as_json:
             print_json(found, results)
         else:
             print_actors(found, results)
+            print_totals(found, results)
             for line in said(found):
                 print(escaped(line), file=results)
     return 0
@@ -43,6 +49,15 @@ def print_actors(found: Mapping[str, Any], out: TextIO) -> None:
     for actor in found["actors"]:
         table.add_row(actor["name"], actor["kind"], str(actor["pid"]), str(actor["node"])[:12])
     console.print(table)
+
+
+def print_totals(found: Mapping[str, Any], out: TextIO) -> None:
+    """What sources, router, sinks and the busiest workspaces did since their processes began."""
+    from rich.console import Console
+
+    width = None if out.isatty() else TABLE_COLUMNS
+    console = Console(file=out, highlight=False, markup=False, width=width)
+    console.print(drawn(view(Look(0.0, found)), console.width))
 
 
 def said(found: Mapping[str, Any]) -> list[str]:
