@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cdp_ray_sinks.files.rotation import AtomicRotationSink, RotationConfig, RotationInterval
     from cdp_ray_sinks.files.selection import Selection
     from cdp_ray_sinks.pipeline import Pipeline
+    from cdp_ray_sinks.ray_data.datasink import CdpDatasink
     from cdp_ray_sinks.sinks.base import Sink, SinkConfig, SinkContext
     from cdp_ray_sinks.sinks.clickhouse import ClickHouseConfig, ClickHouseSink
     from cdp_ray_sinks.sinks.disk_binary import DiskBinaryConfig, DiskBinarySink
@@ -56,6 +57,7 @@ __all__ = [
     "BinaryReader",
     "BinaryWriter",
     "BufferPool",
+    "CdpDatasink",
     "CdpError",
     "ClickHouseConfig",
     "ClickHouseSink",

@@ -351,8 +351,8 @@ def _check_sink_names(where: str, names: Sequence[str], sinks: Mapping[str, obje
             raise ConfigError(f"{where}: no sink is named {name!r}{did_you_mean(name, sinks)}")
 
 
-def load(path: str | Path) -> PipelineConfig:
-    """Read a TOML file that is meant to be run: it must have a source and a sink.
+def load(path: str | Path, *, needs_source: bool = True) -> PipelineConfig:
+    """Read a TOML file that is meant to be run: it must have a sink, and a source if need be.
 
     Raises ConfigError that begins with the path, whatever is wrong with the file.
     """
@@ -370,16 +370,16 @@ def load(path: str | Path) -> PipelineConfig:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise ConfigError(f"{path}: not UTF-8 text (at line {line}, column {column})") from None
-    return loads(text, str(path))
+    return loads(text, str(path), needs_source=needs_source)
 
 
-def loads(text: str, where: str = "configuration") -> PipelineConfig:
+def loads(text: str, where: str = "configuration", *, needs_source: bool = True) -> PipelineConfig:
     """Read TOML text; otherwise as `load`."""
     try:
         if _LONG_KEY.search(text):
             raise ConfigError("a dotted key has more than 32 parts")
         config = PipelineConfig(**tomllib.loads(text))
-        if not config.active_sources():
+        if needs_source and not config.active_sources():
             raise ConfigError("sources: at least one enabled source is needed, [sources.NAME]")
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from cdp_ray_sinks.actors.cluster import connect
+from cdp_ray_sinks.actors.joining import producer_limits
 from cdp_ray_sinks.actors.metric_export import Ticker
 from cdp_ray_sinks.actors.producer_metrics import producer_ticker
 from cdp_ray_sinks.actors.router_link import RayRouterLink
@@ -24,7 +25,6 @@ from cdp_ray_sinks.actors.status import status as status
 from cdp_ray_sinks.actors.supervisor import (
     Supervisor,
     chain_actors_max,
-    producer_limits,
     warm_kernels,
 )
 from cdp_ray_sinks.batch.safe_text import printer_to

@@ -14,7 +14,7 @@ from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.metric_export import MetricExport, pipeline_of, tick_for_ever
 from cdp_ray_sinks.actors.metric_samples import WorkspaceLabels, router_samples
-from cdp_ray_sinks.actors.specs import Identity, RouterSpec
+from cdp_ray_sinks.actors.specs import Identity, JoinSpec, RouterSpec
 from cdp_ray_sinks.delivery.push import Group, Payload
 from cdp_ray_sinks.delivery.wire import (
     decode_answer,
@@ -185,6 +185,10 @@ class RouterActor:
     async def identity(self) -> Identity:
         """Who and where this is."""
         return identity(self._spec.name, "router")
+
+    async def join(self) -> JoinSpec:
+        """What a producer of another process is to be made with."""
+        return self._spec.join
 
     async def report(self) -> dict[str, Any]:
         """Queues and errors per sink."""

@@ -65,6 +65,15 @@ class SinkSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinSpec:
+    """What producers outside of the pipeline's own processes are made with."""
+
+    accounts_dir: str = ""
+    accounts_days_max: int = 90
+    limits: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RouterSpec:
     """A router: the rules, and the name of an actor per sink and per spool.
 
@@ -79,6 +88,7 @@ class RouterSpec:
     group_batches_max: int
     group_bytes_max: int
     spools: dict[str, str] = field(default_factory=dict)
+    join: JoinSpec = JoinSpec()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from cdp_ray_sinks.actors import lane_actor, source_actor
+from cdp_ray_sinks.actors.joining import join_spec, producer_limits
 from cdp_ray_sinks.actors.lane_actor import LaneActor
 from cdp_ray_sinks.actors.line_printing import LinePrinting
 from cdp_ray_sinks.actors.router_actor import RouterActor
@@ -45,18 +46,6 @@ def chain_actors_max(config: PipelineConfig, memory_bytes: int, core_count: int)
     bounded = min(wanted, memory_bytes // 10 // CHAIN_MEMORY_BYTES)
     sinks = sum(1 for sink in config.active_sinks().values() if sink.one_lane_per_workspace)
     return max(1, bounded // max(1, sinks))
-
-
-def producer_limits(config: PipelineConfig) -> dict[str, int]:
-    """What each producer of the pipeline is bounded by, as `ProducerLimits` names it."""
-    delivery = config.delivery
-    return {
-        "window_bytes": delivery.window_bytes,
-        "window_batches": delivery.window_batches,
-        "group_batches_max": delivery.group_batches_max,
-        "group_bytes_max": delivery.group_bytes_max,
-        "inline_bytes_max": delivery.inline_bytes_max,
-    }
 
 
 class Supervisor:
@@ -147,6 +136,7 @@ class Supervisor:
             delivery.group_batches_max,
             delivery.group_bytes_max,
             {name: self._spool_name(name) for name in self._spools},
+            join_spec(self._config),
         )
         self.router = self._create(RouterActor, spec.name, spec)
         ray.get(self.router.identity.remote(), timeout=READY_TIMEOUT_S)

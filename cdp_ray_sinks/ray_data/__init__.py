@@ -1,0 +1,1 @@
+"""Ray Data: datasets into pipelines, archives as datasets."""

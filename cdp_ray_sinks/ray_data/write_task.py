@@ -1,0 +1,209 @@
+"""One task of a write: blocks of rows into a pipeline, each batch settled before it ends.
+
+A task's batches have ids made from the write and the task, numbered in the order of the rows.
+So a task that is tried again sends the same batches under the same ids, and
+lanes know which they have.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from cdp_ray_sinks.actors.joining import Joined
+from cdp_ray_sinks.batch.batch import Batch, BatchId
+from cdp_ray_sinks.delivery.flights import BatchTicket
+from cdp_ray_sinks.delivery.producer import Producer
+from cdp_ray_sinks.errors import (
+    BatchConflictError,
+    CdpError,
+    ConfigError,
+    DrainTimeoutError,
+    TransientError,
+)
+from cdp_ray_sinks.ray_data.row_batches import BlockRows, RowMapping
+from cdp_ray_sinks.ray_data.row_columns import SHOWN_MAX, BadRowsError
+
+LOOK_S: Final = 2.0
+"""How often a task looks whether its pipeline is still there."""
+
+
+class WriteFailedError(CdpError):
+    """A write did not end well; its text names the write, the task and the reason."""
+
+
+@dataclass(slots=True)
+class WriteReport:
+    """What a write, or one task of it, did. `outcomes` count events: sink, outcome, how many.
+
+    `bad_rows` were kept in `bad_rows_to`; they are none of `events`.
+    """
+
+    rows: int = 0
+    events: int = 0
+    batches: int = 0
+    bad_rows: int = 0
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, other: WriteReport) -> None:
+        """Count another part in."""
+        self.rows += other.rows
+        self.events += other.events
+        self.batches += other.batches
+        self.bad_rows += other.bad_rows
+        for sink, counts in other.outcomes.items():
+            self.outcomes[sink] = dict(Counter(self.outcomes.get(sink, {})) + Counter(counts))
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """What all tasks of a write have in common. `write_id` and `received_at_ms` fix its ids."""
+
+    pipeline: str
+    namespace: str
+    write_id: str
+    received_at_ms: int
+    mapping: RowMapping
+    bad_rows_to: str | None = None
+
+
+class Settling:
+    """Batches under ids made from `name` and their numbers, settled before a task ends.
+
+    The ids are the same each time, and no lane forgets them before their epoch expires. Raises
+    WriteFailedError from any of its methods once the pipeline has gone, which would otherwise be
+    waited for without an end.
+    """
+
+    def __init__(self, joined: Joined, name: str, title: str) -> None:
+        self._title = title
+        self._joined = joined
+        self._origin = xxhash.xxh3_128_digest(name.encode())
+        self._epoch = int(xxhash.xxh3_64_intdigest(name.encode())) >> 1
+        self._producer: Producer = joined.producer(name)
+        self._tickets: list[tuple[int, BatchTicket]] = []
+        self._is_gone = False
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="watch-pipeline", daemon=True)
+        self._watch.start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            if not self._joined.is_there():
+                self._is_gone = True
+                self._producer.abandon()
+                return
+
+    def submit(self, batch: Batch, number: int) -> None:
+        """Send a batch under that number; on return its buffers may be used again."""
+        batch_id = BatchId(self._origin, self._epoch, number)
+        try:
+            ticket = self._producer.submit_as(batch, batch_id, 0)
+            self._tickets.append((batch.header.event_count, ticket))
+        except RuntimeError as error:
+            raise self._gone(error) from None
+
+    def settle(self) -> WriteReport:
+        """Wait until all is settled by every required sink; what became of it.
+
+        Raises WriteFailedError if a sink refused a batch: it has another one of that id.
+        """
+        while True:
+            if self._is_gone:
+                raise self._gone(None)
+            try:
+                self._producer.flush(LOOK_S)
+                break
+            except DrainTimeoutError:
+                continue
+        report = WriteReport(batches=len(self._tickets))
+        for events, ticket in self._tickets:
+            report.events += events
+            for sink, outcome in self._outcomes(ticket).items():
+                counts = report.outcomes.setdefault(sink, {})
+                counts[outcome] = counts.get(outcome, 0) + events
+        return report
+
+    def _outcomes(self, ticket: BatchTicket) -> dict[str, str]:
+        try:
+            return dict(ticket.result(0))
+        except BatchConflictError as error:
+            raise WriteFailedError(
+                f"{self._title}: {error}. An earlier try under this id had other rows here: what "
+                "makes the rows must give the same each time, in the same order"
+            ) from None
+
+    def _gone(self, error: Exception | None) -> WriteFailedError:
+        if not self._is_gone:
+            return WriteFailedError(f"{self._title}: {error}")
+        settled = sum(1 for _, ticket in self._tickets if ticket.done())
+        return WriteFailedError(
+            f"{self._title}: pipeline {self._joined.name!r} is gone; {settled} of "
+            f"{len(self._tickets)} batches sent are durable"
+        )
+
+    def close(self) -> None:
+        """Let go of the producer, whatever is unsettled."""
+        self._ended.set()
+        self._producer.abandon()
+
+
+def write_blocks(plan: WritePlan, task: str, tables: Callable[[], Any]) -> WriteReport:
+    """Send the rows of all blocks; on return they are durable in every required sink.
+
+    Raises WriteFailedError, BadRowsError that names rows and columns, ConfigError.
+    """
+    title = f"write {plan.write_id!r}, task {task}"
+    try:
+        joined = Joined(plan.pipeline, plan.namespace)
+        settling = Settling(joined, f"ray_data/{plan.write_id}/{task}", title)
+    except (ConfigError, TransientError) as error:
+        raise WriteFailedError(f"{title}: {error}") from None
+    rows = bad = number = 0
+    try:
+        for place, table in enumerate(tables()):
+            rows += table.num_rows
+            good, bad_here = _good_rows(plan, task, place, table, title)
+            bad += bad_here
+            for batch in good.batches():
+                settling.submit(batch, number)
+                number += 1
+        report = settling.settle()
+    finally:
+        settling.close()
+    report.rows, report.bad_rows = rows, bad
+    return report
+
+
+def _good_rows(
+    plan: WritePlan, task: str, place: int, table: pa.Table, title: str
+) -> tuple[BlockRows, int]:
+    """The rows of a block that can be sent, and how many can't and were kept elsewhere."""
+    rows = BlockRows(table, plan.mapping, plan.received_at_ms)
+    bad = rows.bad_rows
+    if not bad:
+        return rows, 0
+    if plan.bad_rows_to is None:
+        reasons = tuple(f"row {row}: {text}" for row, text in list(bad.items())[:SHOWN_MAX])
+        raise BadRowsError(f"{title}, block {place}", len(bad), reasons)
+    _keep_bad_rows(Path(plan.bad_rows_to) / plan.write_id, f"{task}-{place}", table, bad)
+    is_good = pa.array([row not in bad for row in range(table.num_rows)])
+    return BlockRows(table.filter(is_good), plan.mapping, plan.received_at_ms), len(bad)
+
+
+def _keep_bad_rows(folder: Path, name: str, table: pa.Table, bad: dict[int, str]) -> None:
+    """The rows as they came and why, as a file that a second try replaces."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = table.take(pa.array(list(bad), pa.int64()))
+    kept = kept.append_column("reason", pa.array(list(bad.values())))
+    unfinished = folder / f".{name}.parquet"
+    pq.write_table(kept, unfinished)
+    unfinished.replace(folder / f"{name}.parquet")
