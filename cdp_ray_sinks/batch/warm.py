@@ -11,6 +11,7 @@ from cdp_ray_sinks.batch.kernels import cache
 KERNEL_WARMERS: Final = [
     "cdp_ray_sinks.batch.columns:warm",
     "cdp_ray_sinks.batch.encoding:warm",
+    "cdp_ray_sinks.batch.json_lines:warm",
     "cdp_ray_sinks.batch.kernels.column_values:warm",
     "cdp_ray_sinks.batch.kernels.count:warm",
     "cdp_ray_sinks.batch.kernels.envelope:warm",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.enums import API_KEY_BYTES
-from cdp_ray_sinks.batch.kernels.key_table import key_table_of
+from cdp_ray_sinks.batch.kernels.key_table import key_array, key_table_of, workspace_of_key
 from cdp_ray_sinks.errors import ConfigError
 
 API_KEY_FILE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -58,6 +58,10 @@ class ApiKeys:
     def key_table(self) -> NDArray[np.uint64]:
         """The present look-up table; `reload` replaces it, never changes it."""
         return self._key_table
+
+    def workspace_of(self, key: bytes) -> int:
+        """The workspace of a key of 16 bytes, 0 if there is none."""
+        return int(workspace_of_key(key_array(key), self._key_table))
 
     @property
     def workspace_names(self) -> Mapping[int, str]:

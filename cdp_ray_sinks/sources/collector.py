@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from cdp_ray_sinks.batch.batch import Bytes
 from cdp_ray_sinks.batch.builder import BatchBuilder
 from cdp_ray_sinks.batch.message_run import MessageGroup, MessageRun
 from cdp_ray_sinks.clock import Clock
-from cdp_ray_sinks.sources.base import BatchTaker
+from cdp_ray_sinks.sources.base import BatchTaker, Ticket
 
 PACK_BATCHES_MAX: Final = 256
 _PACKED_BATCH_BYTES_MAX: Final = 256 * 1024
@@ -23,6 +24,7 @@ class BatchCollector:
     A builder is handed over when it is full, when the hour changes, or when it is
     `batch_age_ms` old; after a quiet time it does not wait that long, so that a lone
     message is on its way at once. All open builders go together, the small ones packed.
+    `on_handed_over` gets the workspace and schema of each batch, and its ticket.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class BatchCollector:
         batch_bytes_max: int,
         batch_age_ms: int,
         builder_bytes_total_max: int,
+        on_handed_over: Callable[[Sequence[tuple[int, int]], Sequence[Ticket]], None] | None = None,
     ) -> None:
         self._taker = taker
         self._source_id = source_id
@@ -41,6 +44,7 @@ class BatchCollector:
         self._batch_bytes_max = batch_bytes_max
         self._batch_age_ms = batch_age_ms
         self._builder_bytes_total_max = builder_bytes_total_max
+        self._on_handed_over = on_handed_over
         self._open: dict[tuple[int, int], BatchBuilder] = {}
         self._free: list[BatchBuilder] = []
         self._handed_over_at_ms = clock.monotonic_ms() - batch_age_ms
@@ -94,6 +98,10 @@ class BatchCollector:
             self._open[key] = builder
         return builder
 
+    def is_open(self, key: tuple[int, int]) -> bool:
+        """Whether something of this workspace and schema waits to be handed over."""
+        return key in self._open
+
     def due_in_ms(self) -> int | None:
         """How long until `hand_over_due` has something to do; None with nothing open."""
         if not self._open:
@@ -123,10 +131,13 @@ class BatchCollector:
 
     def _hand_over(self, keys: list[tuple[int, int]]) -> None:
         builders = [self._open.pop(key) for key in keys]
+        tickets: Sequence[Ticket]
         if len(builders) == 1:
-            self._taker.submit(builders[0].build())
+            tickets = [self._taker.submit(builders[0].build())]
         else:
-            self._taker.submit_packed([builder.build() for builder in builders])
+            tickets = self._taker.submit_packed([builder.build() for builder in builders])
+        if self._on_handed_over is not None:
+            self._on_handed_over(keys, tickets)
         self._handed_over_at_ms = self._clock.monotonic_ms()
         self.batches += len(builders)
         self._free.extend(builders)

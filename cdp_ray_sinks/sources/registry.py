@@ -12,6 +12,7 @@ from cdp_ray_sinks.validation import validated
 
 SOURCES: Final[Mapping[str, str]] = {
     "tcp": "cdp_ray_sinks.sources.tcp:TcpConfig",
+    "http": "cdp_ray_sinks.sources.http:HttpConfig",
     "synthetic": "cdp_ray_sinks.sources.synthetic:SyntheticConfig",
 }
 

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cdp_ray_sinks.batch.kernels.cache import readonly
-from cdp_ray_sinks.batch.kernels.memory import load_u64
+from cdp_ray_sinks.batch.kernels.memory import address_of, load_u64
 
 _KEY_BYTES = 16
 _KEY_LOW, _KEY_HIGH, _KEY_WORKSPACE = 0, 1, 2
@@ -81,6 +81,19 @@ def find_workspace(buffer: int, key: int, key_table: int, row_count: int) -> Any
             return np.int64(workspace)
         place = (place + 1) & (capacity - 1)
     return np.int64(0)
+
+
+@njit(nogil=True, cache=True)
+def workspace_of_key(key: Any, key_table: Any) -> Any:
+    """`find_workspace` of the 16 bytes of an array, in a table of `key_table_of`."""
+    return find_workspace(address_of(key), 0, address_of(key_table), len(key_table))
+
+
+def key_array(key: bytes) -> NDArray[np.uint8]:
+    """A key of 16 bytes as `workspace_of_key` takes it; ValueError for any other length."""
+    if len(key) != _KEY_BYTES:
+        raise ValueError(f"a key has {_KEY_BYTES} bytes, not {len(key)}")
+    return readonly(np.frombuffer(key, np.uint8))
 
 
 @njit(nogil=True, cache=True)
