@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -66,11 +66,15 @@ class PipelineSection(Section):
 
 
 class RaySection(Section):
-    """`[ray]`: which cluster. Without `address` a private one is started and stopped."""
+    """`[ray]`: which cluster, and how its actors' logs are written.
+
+    Without `address` a private one is started and stopped.
+    """
 
     address: str | None = Field(default=None, min_length=1)
     object_store_bytes: Whole | None = Field(default=None, ge=80 * MIB)
     namespace: Name = "cdp_ray_sinks"
+    logs: Literal["text", "json"] = "text"
 
 
 class DeliveryConfig(Section):

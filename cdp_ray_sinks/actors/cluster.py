@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from cdp_ray_sinks.actors.state_log import job_logging
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.errors import ConfigError
 
@@ -24,7 +25,7 @@ def connect(config: PipelineConfig) -> bool:
     if not ray.is_initialized():
         address = config.ray.address or os.environ.get("RAY_ADDRESS")
         if address:
-            _join(address, config.ray.namespace)
+            _join(address, config.ray.namespace, job_logging(config))
         else:
             _start_private(config)
             is_private = True
@@ -32,9 +33,10 @@ def connect(config: PipelineConfig) -> bool:
     return is_private
 
 
-def _join(address: str, namespace: str) -> None:
+def _join(address: str, namespace: str, logging: dict[str, Any] | None = None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": ERROR}
     try:
-        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=ERROR)
+        ray.init(address=address, namespace=namespace, **quiet, **(logging or {}))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"ray.address = {address!r}: {error}") from None
 
@@ -60,6 +62,7 @@ def _start_private(config: PipelineConfig) -> None:
         log_to_driver=False,
         logging_level=ERROR,
         configure_logging=True,
+        **job_logging(config),
     )
 
 

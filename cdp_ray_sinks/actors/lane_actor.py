@@ -17,6 +17,7 @@ from cdp_ray_sinks.actors.metric_export import MetricExport, Ticker, pipeline_of
 from cdp_ray_sinks.actors.metric_samples import Sample, lane_samples
 from cdp_ray_sinks.actors.object_store import populate_mapping
 from cdp_ray_sinks.actors.specs import Identity, LaneSpec
+from cdp_ray_sinks.actors.state_log import StateLog
 from cdp_ray_sinks.batch.batch import Batch, Pack, unpack
 from cdp_ray_sinks.clock import SystemClock
 from cdp_ray_sinks.delivery.backoff import Backoff
@@ -48,7 +49,8 @@ class LaneActor:
         self._lane: Lane | None = None
         self._sink: Sink | None = None
         self._metrics = MetricExport(pipeline_of(spec.name))
-        self._ticker = Ticker(lambda: self._metrics.update(self._samples(self._report())))
+        self._log = StateLog(spec.name)
+        self._ticker = Ticker(self._tick)
         self._ticker.start()
         self._opener = threading.Thread(target=self._open, name="lane-opener", daemon=True)
         self._opener.start()
@@ -171,6 +173,11 @@ class LaneActor:
         is_closed = self._lane is None or self._lane.close(deadline_ms)
         self._ticker.stop()
         return {**self._report(), "is_closed": is_closed}
+
+    def _tick(self) -> None:
+        report = self._report()
+        self._log.tell(report["last_error"])
+        self._metrics.update(self._samples(report))
 
     def _samples(self, report: dict[str, Any]) -> Iterable[Sample]:
         return lane_samples(self._spec.sink_name, report)

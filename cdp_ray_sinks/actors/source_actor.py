@@ -16,6 +16,7 @@ from cdp_ray_sinks.actors.metric_export import MetricExport, Ticker, pipeline_of
 from cdp_ray_sinks.actors.metric_samples import source_samples
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import Identity, SourceSpec
+from cdp_ray_sinks.actors.state_log import StateLog
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
 from cdp_ray_sinks.delivery.source_flow import NO_FLOW
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
@@ -40,9 +41,8 @@ class SourceActor:
         self._producer: Producer | None = None
         self._thread: threading.Thread | None = None
         self._metrics = MetricExport(pipeline_of(spec.name))
-        self._ticker = Ticker(
-            lambda: self._metrics.update(source_samples(spec.source_name, self._report()))
-        )
+        self._log = StateLog(spec.name)
+        self._ticker = Ticker(self._tick)
 
     @ray.method(concurrency_group="control")
     def start(self) -> None:
@@ -129,6 +129,11 @@ class SourceActor:
             "flow": self._producer.flow() if self._producer is not None else NO_FLOW,
             "tallies": self._producer.tallies() if self._producer is not None else {},
         }
+
+    def _tick(self) -> None:
+        report = self._report()
+        self._log.tell(report["error"] or report["problem"])
+        self._metrics.update(source_samples(self._spec.source_name, report))
 
     def _problem(self) -> str:
         """What is wrong with the source, or with the accounts of its batches; or nothing."""
