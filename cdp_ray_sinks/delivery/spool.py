@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -233,11 +233,30 @@ class Spool:
                 segment.look_again(is_sealed=info.is_sealed)
 
     def _next_of(self, workspace_id: int) -> SpooledBatch | None:
+        unsealed: list[SpoolSegment] = []
         for segment in list(self._queues.get(workspace_id, ())):
             item = segment.next(self._note)
             if item is not None:
+                before = self._late_in(unsealed)
+                if before is not None:
+                    segment.take_back(item.offset)
+                return before or item
+            if not self._remove_if_settled(segment) and not segment.is_sealed:
+                unsealed.append(segment)
+        return None
+
+    def _late_in(self, segments: Sequence[SpoolSegment]) -> SpooledBatch | None:
+        """What has come into earlier segments since they were read to their end.
+
+        A commit that does not fit makes the next segment before the last one of this segment is
+        written, so both may be seen when this one's end has not been.
+        """
+        for segment in segments:
+            if not segment.look_whether_sealed():
+                segment.look_again(is_sealed=False)
+            item = segment.next(self._note)
+            if item is not None:
                 return item
-            self._remove_if_settled(segment)
         return None
 
     def _remove_if_settled(self, segment: SpoolSegment) -> bool:

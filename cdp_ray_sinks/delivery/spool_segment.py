@@ -62,6 +62,12 @@ class SpoolSegment:
         self._batches, self.is_exhausted = None, True
         return None
 
+    def take_back(self, offset: int) -> None:
+        """The batch that was handed out last is the next one again."""
+        del self.out[offset]
+        self.position = offset
+        self.is_exhausted, self._batches = False, None
+
     def give_back(self) -> None:
         """Begin again at the first batch that is not settled."""
         if self.out:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from cdp_ray_sinks.delivery import spool as spool_module
 from cdp_ray_sinks.delivery.spool import Spool, SpoolOptions, WhenFull
 from cdp_ray_sinks.delivery.spool_segment import SpooledBatch
 from cdp_ray_sinks.errors import DroppedError, TransientError
+from cdp_ray_sinks.files.chain import Chain
 from cdp_ray_sinks.testing import RECEIVED_AT_MS, FakeClock, numbered_batch
 
 RECORD_BYTES = 10_000
@@ -88,6 +90,30 @@ def test_what_was_written_is_taken_in_order_under_its_ids(opened: Opener) -> Non
         assert bytes(item.batch.records) == bytes(batch.records)
         assert item.batch.header.checksum == batch.header.checksum
     assert take_all(spool) == []
+
+
+def test_a_commit_that_fills_one_segment_and_begins_the_next_is_taken_in_order(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an emptier that looks just when the next is made, and then when both are written."""
+    monkeypatch.setattr(spool_module, "SEGMENT_BYTES", 3 * RECORD_BYTES + 1000)
+    spool, found = opened(), list[SpooledBatch]()
+
+    def before(step: str, look: Callable[[], list[SpooledBatch]]) -> None:
+        plain = getattr(Chain, step)
+
+        def stepped(chain: Chain, *given: Any) -> Any:
+            found.extend(look())
+            return plain(chain, *given)
+
+        monkeypatch.setattr(Chain, step, stepped)
+
+    fill(spool, batch_of(0), batch_of(1))
+    before("write_pending", lambda: spool.take(1, 1 << 30))
+    before("confirm", lambda: spool.take(10, 1 << 30))
+    fill(spool, batch_of(2), batch_of(3), batch_of(4))
+    found += take_all(spool)
+    assert ids(found) == [(1, n) for n in range(5)]
 
 
 def test_what_is_not_flushed_is_not_taken(opened: Opener) -> None:
