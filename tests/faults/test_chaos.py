@@ -42,7 +42,7 @@ def test_nothing_is_lost_or_doubled(
 def test_a_hundred_kills_over_ten_million_events(cluster: None, tmp_path: Path) -> None:
     """Archive, tables, the spooled mirror and ClickHouse: each number once, and a clean audit."""
     said: list[str] = []
-    settings = ChaosSettings(840.0, 12, ("kills",), 15_000, tmp_path / "chaos", said.append)
+    settings = ChaosSettings(1500.0, 12, ("kills",), 8_000, tmp_path / "chaos", said.append)
     report = run_chaos(settings, is_kept=True)
     assert report.broken == [], said
     kills = [each for each in report.injected if each.what.startswith("SIGKILL")]
