@@ -28,6 +28,7 @@ PARTS: Final = {
     "disk_plaintext": ("cdp_ray_sinks.bench.text_rows:text_rows",),
     "parquet": ("cdp_ray_sinks.bench.parquet_rows:parquet_rows",),
     "clickhouse": ("cdp_ray_sinks.bench.clickhouse_rows:clickhouse_rows",),
+    "forwarder": ("cdp_ray_sinks.bench.forwarder_rows:forwarder_rows",),
     "spool": ("cdp_ray_sinks.bench.spool_rows:spool_rows",),
     "kernels": ("cdp_ray_sinks.bench.kernel_rows:kernel_rows",),
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId, Pack, unpack
+from cdp_ray_sinks.delivery.account_files import read_accounts
 from cdp_ray_sinks.delivery.producer import Producer, ProducerLimits
 from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, Group, Outcomes
 from cdp_ray_sinks.delivery.router_link import (
@@ -412,3 +414,58 @@ def test_a_failed_put_leaves_the_window_as_it_was(producer: Producer, link: Fake
     with pytest.raises(MemoryError):
         producer.submit(make_batch(0, 1_000))
     assert producer.in_flight() == (0, 0)
+
+
+OTHER = b"another-node-id!"
+
+
+def test_a_batch_of_another_node_keeps_its_id_and_its_low(
+    producer: Producer, link: FakeLink
+) -> None:
+    """Sequences with holes, out of the way of our own; what is under way keeps the low down."""
+    link.hold = True
+    tickets = [producer.submit_as(make_batch(n), BatchId(OTHER, 7, 10 * n), 10 * n) for n in (1, 2)]
+    own = producer.submit(make_batch(9))
+    until(lambda: len(link.waiting) == 2)
+    link.hold = False
+    link.release()
+    for ticket in [*tickets, own]:
+        assert ticket.result(10) == {"a": DURABLE}
+    headers = {h.batch_id: h for group in link.groups for h in group.headers}
+    assert {BatchId(OTHER, 7, 10), BatchId(OTHER, 7, 20)} < headers.keys()
+    lows = [low for group in link.groups for low in group.lows if low[0] == OTHER]
+    assert {low for *_, low in lows} == {10}
+    producer.submit_as(make_batch(3), BatchId(OTHER, 7, 30), 25).result(10)
+    assert link.groups[-1].lows[0] == (OTHER, 7, 25)
+
+
+def test_the_same_batch_of_another_node_has_one_ticket_while_it_is_under_way(
+    producer: Producer, link: FakeLink
+) -> None:
+    """Sent again by its node; with other content it is refused."""
+    link.hold = True
+    first = producer.submit_as(make_batch(1), BatchId(OTHER, 7, 1), 0)
+    assert producer.submit_as(make_batch(1), BatchId(OTHER, 7, 1), 0) is first
+    with pytest.raises(BatchConflictError, match="other content"):
+        producer.submit_as(make_batch(2), BatchId(OTHER, 7, 1), 0)
+    until(lambda: link.waiting)
+    link.hold = False
+    link.release()
+    assert first.result(10) == {"a": DURABLE}
+    again = producer.submit_as(make_batch(1), BatchId(OTHER, 7, 1), 0)
+    assert again is not first
+    assert again.result(10) == {"a": DURABLE}
+
+
+def test_what_another_process_has_accounted_for_is_not_counted_again(tmp_path: Path) -> None:
+    """The book of a stream goes on with the next process, whose own id is another one."""
+    for _ in range(2):
+        producer = Producer("p", FakeLink(), lambda: 0.5, accounts_dir=tmp_path)
+        for number in (3, 5, 90):
+            producer.submit_as(make_batch(number), BatchId(OTHER, 7, number), 0).result(10)
+        producer.close(10)
+    accounts = read_accounts(tmp_path)
+    assert (OTHER, 7) in accounts.epochs
+    counted = [count for counts in accounts.taken.values() for count in counts.values()]
+    assert sum(count.batches for count in counted) == 3
+    assert not accounts.open
