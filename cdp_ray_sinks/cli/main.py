@@ -277,14 +277,20 @@ def send(
     time: TimeOf = "received",
     workspace: Workspaces = None,
     kind: Kinds = None,
+    ack: Annotated[bool, typer.Option(help="Send units until all are settled there.")] = False,
+    tls: Annotated[bool, typer.Option(help="TLS, the receiver verified.")] = False,
+    ca_cert: Annotated[Path | None, typer.Option(help="By this authority.")] = None,
+    client_cert: Annotated[Path | None, typer.Option(help="Certificate and key to show.")] = None,
     json: Json = False,
 ) -> None:
     """Play archives, or files of raw frames, to a tcp source."""
     from cdp_ray_sinks.cli.selecting import make_selection
     from cdp_ray_sinks.cli.send import send_paths
+    from cdp_ray_sinks.sinks.forwarder_peer import TlsOptions
 
     selection = make_selection(start, end, time, workspace or [], kind or [])
-    raise typer.Exit(send_paths(paths, to, rate, api_key, json, selection))
+    options = TlsOptions(True, ca_cert, client_cert) if tls or ca_cert or client_cert else None
+    raise typer.Exit(send_paths(paths, to, rate, api_key, json, selection, options, ack))
 
 
 @app.command()

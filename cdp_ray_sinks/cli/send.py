@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,14 +19,16 @@ from cdp_ray_sinks.cli.archive_reading import check_paths
 from cdp_ray_sinks.cli.output import Complaints, bytes_text, count_text, print_json, say
 from cdp_ray_sinks.cli.progress import byte_bar
 from cdp_ray_sinks.cli.rates import parse_rate
-from cdp_ray_sinks.errors import ConfigError, CorruptSegmentError
+from cdp_ray_sinks.errors import ConfigError, CorruptSegmentError, TransientError
 from cdp_ray_sinks.files.archive import stored_bytes
 from cdp_ray_sinks.files.archive_reading import ALL, selected_segments
 from cdp_ray_sinks.files.selection import Selection
 from cdp_ray_sinks.placeholders import has_placeholder, resolve
+from cdp_ray_sinks.sinks.forwarder_peer import TlsOptions
 from cdp_ray_sinks.sources.address import parse_listen
 from cdp_ray_sinks.sources.framing import FrameBlock, Framer, check_frames, holds_frames
 from cdp_ray_sinks.sources.send import Sent, connect, send_blocks
+from cdp_ray_sinks.sources.send_acked import send_units
 
 EXIT_INTERRUPTED: Final = 130
 _KEY: Final = re.compile(r"[0-9A-Fa-f]{32}")
@@ -37,32 +41,50 @@ def send_paths(
     key_text: str | None,
     as_json: bool,
     selection: Selection = ALL,
+    tls: TlsOptions | None = None,
+    is_acked: bool = False,
 ) -> int:
-    """Send what is selected over one connection, path by path.
+    """Send what is selected, path by path: over one connection, in ack mode as many as it needs.
 
     1 if the receiver did not read it all, or something could not be sent; 130 after Ctrl-C.
     """
     host, port = _receiver(to)
     rate = None if rate_text is None else parse_rate(rate_text)
-    plan = _Plan(paths, _api_key(key_text), selection)
+    plan = _Plan(paths, _api_key(key_text), selection, is_acked=is_acked)
+    context = None if tls is None else tls.context()
     stop = threading.Event()
     started_s = time.monotonic()
-    with (
-        connect(host, port) as peer,
-        byte_bar("sending", is_quiet=as_json) as advance,
-        _interrupt_sets(stop),
-    ):
+    with byte_bar("sending", is_quiet=as_json) as advance, _interrupt_sets(stop):
 
         def progress(done_bytes: int) -> None:
             if advance is not None:
                 advance(done_bytes, plan.total_bytes)
 
-        sent = send_blocks(plan.blocks(), peer, rate=rate, progress=progress, stop=stop)
+        def reach() -> socket.socket:
+            peer = connect(host, port)
+            return peer if context is None else _with_tls(peer, context, tls, host)
+
+        if is_acked:
+            sent = send_units(plan.blocks(), reach, rate=rate, progress=progress, stop=stop)
+        else:
+            with reach() as peer:
+                sent = send_blocks(plan.blocks(), peer, rate=rate, progress=progress, stop=stop)
     plan.tell_rest()
     _print_report(sent, plan, time.monotonic() - started_s, stop.is_set(), as_json)
     if stop.is_set():
         return EXIT_INTERRUPTED
     return 0 if sent.is_taken and plan.is_whole else 1
+
+
+def _with_tls(
+    peer: socket.socket, context: ssl.SSLContext, tls: TlsOptions | None, host: str
+) -> socket.socket:
+    name = tls.server_name if tls is not None and tls.server_name else host
+    try:
+        return context.wrap_socket(peer, server_hostname=name)
+    except OSError as error:
+        peer.close()
+        raise TransientError(f"{host}: TLS: {error.strerror or error}") from None
 
 
 class _Plan:
@@ -71,7 +93,14 @@ class _Plan:
     Raises ConfigError for what can't be sent at all.
     """
 
-    def __init__(self, paths: Sequence[Path], key: bytes | None, selection: Selection) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        key: bytes | None,
+        selection: Selection,
+        *,
+        is_acked: bool = False,
+    ) -> None:
         check_paths(paths, takes_frames=True)
         self._selection = selection
         self._parts = [
@@ -83,6 +112,8 @@ class _Plan:
         self._workspaces: set[int] = set()
         self.total_bytes = 0
         for path, is_frames in self._parts:
+            if is_frames and is_acked:
+                raise ConfigError(f"{path}: a file of frames; --ack is for archives")
             if is_frames:
                 self._add_frames(path)
             elif key is None:

@@ -289,8 +289,9 @@ class AccountBook:
             totals_path = self._file_path(TOTALS_SUFFIX)
             closed = Part(words=list(part.words), totals=part.totals, open=dict(part.open))
             closed.next_sequence, closed.recent = part.next_sequence, dict(part.recent)
+            closed.gaps = set(part.gaps)
             self._part = Part(words=part.words, open=part.open, recent=part.recent)
-            self._part.next_sequence = part.next_sequence
+            self._part.next_sequence, self._part.gaps = part.next_sequence, part.gaps
             self._fd, self._path = -1, None
             self._first_part = self._last_part = self._last_part + 1
             if part.open or not is_last:

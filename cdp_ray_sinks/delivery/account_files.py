@@ -177,6 +177,7 @@ def _book(paths: Iterable[Path], damaged: list[str]) -> Book:
         book.state = Part(
             open=dict(last.open),
             next_sequence=last.next_sequence,
+            gaps=set(last.gaps),
             recent=dict.fromkeys(last.recent, 0),
         )
     return book

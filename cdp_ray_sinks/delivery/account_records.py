@@ -12,6 +12,7 @@ file begins with one of kind HEAD and ends where the first record does not hold.
 | KNOWN | an entry of KNOWN for each batch: one of another producer, and what became of it |
 | OPEN | u64 the next sequence, then an entry of OPEN for each batch taken and not settled |
 | TOTALS | an entry of TOTALS for each workspace, hour and outcome |
+| GAPS | u64 each: sequences that were passed over and may still be taken |
 | RECENT | an entry of KNOWN for each of the last: they are counted in an earlier part |
 """
 
@@ -32,8 +33,11 @@ from cdp_ray_sinks.delivery.push import Outcomes
 from cdp_ray_sinks.files.landed import Count
 from cdp_ray_sinks.files.partition import HOUR_MS
 
-HEAD, WORDS, TAKEN, SETTLED, KNOWN, OPEN, TOTALS, RECENT = range(1, 9)
+HEAD, WORDS, TAKEN, SETTLED, KNOWN, OPEN, TOTALS, RECENT, GAPS = range(1, 10)
 PAYLOAD_BYTES_MAX: Final = 256 * 1024 * 1024
+
+GAPS_MAX: Final = 16_384
+"""How far below the highest one a sequence may be taken late, in a stream of another node."""
 
 _RECORD: Final = struct.Struct("<II")
 _CHECKSUM: Final = struct.Struct("<Q")
@@ -100,15 +104,28 @@ class Part:
     totals: dict[TotalsKey, Count] = field(default_factory=dict)
     open: dict[int, Taken] = field(default_factory=dict)
     next_sequence: int = 0
+    gaps: set[int] = field(default_factory=set)
     recent: dict[BatchId, int] = field(default_factory=dict)
     valid_bytes: int = 0
 
     def take(self, first: int, taken: Iterable[Taken]) -> None:
         """Batches were taken; those that were before are not counted again."""
         for sequence, each in enumerate(taken, first):
+            if sequence > self.next_sequence:
+                self._pass_over(sequence)
             if sequence >= self.next_sequence:
                 self.open[sequence] = each
                 self.next_sequence = sequence + 1
+            elif sequence in self.gaps:
+                self.gaps.discard(sequence)
+                self.open[sequence] = each
+
+    def _pass_over(self, sequence: int) -> None:
+        """Those before it may come late: a spool keeps the order of each workspace only."""
+        lowest = sequence - GAPS_MAX
+        self.gaps.update(range(max(self.next_sequence, lowest, 0), sequence))
+        if len(self.gaps) > 2 * GAPS_MAX:
+            self.gaps = {each for each in self.gaps if each >= lowest}
 
     def settle(self, sequence: int, number: int) -> None:
         """One that was taken has its outcomes."""
@@ -184,6 +201,8 @@ def part_records(part: Part) -> bytes:
         found.append(record(TOTALS, b"".join(rows)))
     opened = [_OPEN.pack(sequence, *taken) for sequence, taken in part.open.items()]
     found.append(record(OPEN, _SEQUENCE.pack(part.next_sequence) + b"".join(opened)))
+    if part.gaps:
+        found.append(record(GAPS, b"".join([_SEQUENCE.pack(each) for each in sorted(part.gaps)])))
     if part.recent:
         ids = [_KNOWN.pack(*batch_id, 0, 0, 0, 0, n) for batch_id, n in part.recent.items()]
         found.append(record(RECENT, b"".join(ids)))
@@ -245,6 +264,8 @@ def _apply(part: Part, kind: int, payload: memoryview) -> None:
         part.next_sequence = _SEQUENCE.unpack_from(payload)[0]
         for sequence, *taken in _OPEN.iter_unpack(payload[_SEQUENCE.size :]):
             part.open[sequence] = Taken(*taken)
+    elif kind == GAPS:
+        part.gaps = {sequence for (sequence,) in _SEQUENCE.iter_unpack(payload)}
     elif kind == TOTALS:
         for number, workspace_id, hour, *count in _TOTALS.iter_unpack(payload):
             key = (_known(part, number), workspace_id, hour)

@@ -174,8 +174,12 @@ class Peer:
 
     def close(self) -> None:
         """Say that nothing more comes, and let go. Safe to call twice."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError, ValueError):
+            if isinstance(self._socket, ssl.SSLSocket):
+                self._socket.settimeout(0)
+                self._socket.unwrap()
+            else:
+                self._socket.shutdown(socket.SHUT_WR)
         self._socket.close()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from typing import Final, Literal, NamedTuple
@@ -122,11 +123,17 @@ class _Connection:
 
     def finish(self) -> Sent:
         """Say that nothing more comes, and wait for the peer to have read it."""
-        self._peer.shutdown(socket.SHUT_WR)
+        if not isinstance(self._peer, ssl.SSLSocket):
+            self._peer.shutdown(socket.SHUT_WR)
         self._peer.settimeout(_LEAVE_MS / 1000 if self._stop.is_set() else self._timeout_ms / 1000)
         is_taken = False
         with contextlib.suppress(TimeoutError):
-            is_taken = self._peer.recv(1) == b""
+            if isinstance(self._peer, ssl.SSLSocket):
+                with contextlib.suppress(ssl.SSLEOFError):  # it closes at our end, as is its right
+                    self._peer.unwrap()
+                is_taken = True
+            else:
+                is_taken = self._peer.recv(1) == b""
         return Sent(self.frames, self.events, self.bytes, is_taken)
 
     def _piece_end(self, ends: Places, events: Places, first: int) -> int:

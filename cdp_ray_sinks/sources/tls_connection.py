@@ -52,6 +52,7 @@ class TlsConnection(Connection):
         )
         self.socket = self._tls
         self.is_established = False
+        self._is_over = False
 
     @property
     def unfinished_bytes(self) -> int:
@@ -60,8 +61,8 @@ class TlsConnection(Connection):
 
     @property
     def has_buffered(self) -> bool:
-        """Whether decrypted bytes wait, of which the selector knows nothing."""
-        return self.is_established and self._tls.pending() > 0
+        """Whether decrypted bytes or their end wait, of which the selector knows nothing."""
+        return self.is_established and (self._is_over or self._tls.pending() > 0)
 
     def has_something_to_say(self) -> bool:
         """Whether decrypted bytes wait; what is still in the kernel, the selector tells."""
@@ -92,6 +93,7 @@ class TlsConnection(Connection):
                     return received
                 raise
             if not count:
+                self._is_over = True
                 break
             received += count
         return received

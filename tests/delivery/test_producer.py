@@ -458,14 +458,14 @@ def test_the_same_batch_of_another_node_has_one_ticket_while_it_is_under_way(
 
 
 def test_what_another_process_has_accounted_for_is_not_counted_again(tmp_path: Path) -> None:
-    """The book of a stream goes on with the next process, whose own id is another one."""
+    """The book of a stream goes on with the next process; a late sequence is counted too."""
     for _ in range(2):
         producer = Producer("p", FakeLink(), lambda: 0.5, accounts_dir=tmp_path)
-        for number in (3, 5, 90):
+        for number in (3, 90, 5, 70):
             producer.submit_as(make_batch(number), BatchId(OTHER, 7, number), 0).result(10)
         producer.close(10)
     accounts = read_accounts(tmp_path)
     assert (OTHER, 7) in accounts.epochs
     counted = [count for counts in accounts.taken.values() for count in counts.values()]
-    assert sum(count.batches for count in counted) == 3
+    assert sum(count.batches for count in counted) == 4
     assert not accounts.open
