@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,7 +161,7 @@ def _tcp_rows(shape: str, per_message: int, settings: Settings) -> Iterator[Row]
                     time.sleep(_LOOK_S)
                 return time.perf_counter() - began
 
-            laps = _laps(path, lambda plain=plain: _sendall_s(plain, blocks), settings.repeat)  # type: ignore[misc]
+            laps = _laps(path, partial(_sendall_s, plain, blocks), settings.repeat)
             read_back = _written(pipeline) // (settings.repeat + 1)
         if sink == "disk_binary":
             read_back = verify(directory / "archive").events // (settings.repeat + 1)
