@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ class Guards:
         damage: list[str] = []
         found = read_batches([base], lambda problem: damage.append(str(problem)))
         return [batch.header.sequence for _, batch in found], damage
+
+
+@pytest.fixture(scope="session")
+def one_process() -> Any:
+    """Producer, router and lanes in one process: the module `one_process.py`."""
+    spec = spec_from_file_location("one_process", Path(__file__).with_name("one_process.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
