@@ -89,12 +89,15 @@ def run(
     duration: Annotated[
         float | None, typer.Option(min=0, help="Drain and leave after this many seconds.")
     ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="What relative paths in the file are relative to.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a pipeline until its sources end, or until Ctrl-C; then drain."""
     from cdp_ray_sinks.cli.run import run_pipeline
 
-    raise typer.Exit(run_pipeline(config, address, duration, json))
+    raise typer.Exit(run_pipeline(config, address, duration, json, directory))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from cdp_ray_sinks.batch.safe_text import printer_to
+from cdp_ray_sinks.cli.job import Job
 from cdp_ray_sinks.cli.output import (
     bytes_text,
     count_text,
@@ -43,22 +44,39 @@ ECHO_S: Final = 0.3
 Watcher = Callable[["PipelineProgress"], None]
 
 
-def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_json: bool) -> int:
+class Stop(threading.Event):
+    """Set when it is time to drain; `is_signalled` if a signal said so."""
+
+    is_signalled = False
+
+
+def run_pipeline(
+    path: Path,
+    address: str | None,
+    duration_s: float | None,
+    as_json: bool,
+    directory: Path | None = None,
+) -> int:
     """Run until the sources end, `duration_s` has passed or a signal came; then drain.
 
-    0 when every batch is settled, 1 when a source failed or batches are unsettled.
+    Relative paths of the file are relative to `directory` if it is given, which is made if need
+    be. 0 when every batch is settled, 1 when a source failed or batches are unsettled.
     """
+    job = Job.of(os.environ, Path.cwd())
+    if directory is not None:
+        path = path.absolute()
+        _enter(directory)
     config = load(path)
     if address is not None:
         ray_section = config.ray.model_copy(update={"address": address})
         config = config.model_copy(update={"ray": ray_section})
-    for warning in config.warnings():
+    for warning in [*config.warnings(), *(job.warnings(config) if job else [])]:
         say(f"warning: {warning}")
 
     use_auth_token(os.environ)
     from cdp_ray_sinks.pipeline import Pipeline
 
-    stop = threading.Event()
+    stop = Stop()
     with results_apart() as results, _signals_set(stop) as arm:
         print_text = printer_to(sys.stderr if as_json else results)
         pipeline = Pipeline(config, report=say, print_text=print_text)
@@ -66,7 +84,7 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
             say(f"starting pipeline {config.pipeline.name!r}")
             pipeline.on_connected = arm
             pipeline.start()
-            failure = _run_and_drain(pipeline, stop, duration_s)
+            failure = _run_and_drain(pipeline, stop, duration_s, job)
             summary = pipeline.summary()
         finally:
             pipeline.stop()
@@ -82,8 +100,16 @@ def run_pipeline(path: Path, address: str | None, duration_s: float | None, as_j
     return 0 if failure is None else 1
 
 
+def _enter(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        os.chdir(directory)
+    except OSError as error:
+        raise ConfigError(f"--directory {str(directory)!r}: {error.strerror}") from None
+
+
 def _run_and_drain(
-    pipeline: Pipeline, stop: threading.Event, duration_s: float | None
+    pipeline: Pipeline, stop: Stop, duration_s: float | None, job: Job | None
 ) -> CdpError | None:
     """What went wrong, None when all is settled."""
     failure: CdpError | None = None
@@ -99,9 +125,12 @@ def _run_and_drain(
             failure = error
         if stop.is_set():
             say("draining; Ctrl-C now leaves at once")
-        with _bounded(pipeline.config.delivery.drain_deadline_s + LEAVE_S):
+        deadline_s = pipeline.config.delivery.drain_deadline_s
+        if job is not None and stop.is_signalled:
+            deadline_s = job.drain_deadline_s(deadline_s)
+        with _bounded(deadline_s + LEAVE_S):
             try:
-                pipeline.drain()
+                pipeline.drain(deadline_s)
             except CdpError as error:
                 failure = failure or error
     return failure
@@ -125,7 +154,7 @@ def _bounded(limit_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_set(stop: threading.Event) -> Iterator[Callable[[], None]]:
+def _signals_set(stop: Stop) -> Iterator[Callable[[], None]]:
     """The first SIGINT or SIGTERM sets `stop`, a later one ends the process at once.
 
     What comes within ECHO_S of another is the same one again: `timeout` and supervisors
@@ -143,6 +172,7 @@ def _signals_set(stop: threading.Event) -> Iterator[Callable[[], None]]:
                 if sys.stderr.isatty():
                     os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress line hid the cursor
                 os._exit(EXIT_INTERRUPTED)
+            stop.is_signalled = True
             stop.set()
 
     def nothing(number: int, frame: FrameType | None) -> None:
