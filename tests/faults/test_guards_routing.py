@@ -246,12 +246,12 @@ def test_what_is_new_goes_behind_the_spool(guards: Any, one_process: Any) -> Non
             way.is_away = draining.is_away = True
             for number in range(8):
                 producer.submit(numbered_events(number))
-            broken = one_process.flushed(producer, guards.patience_s)
-            draining.delay_s = 0.05
-            way.is_away = draining.is_away = False
+            broken = one_process.flushed(producer, ENDED_S)
+            way.is_away = False
             for number in range(8, 16):
                 producer.submit(numbered_events(number))
-            broken |= one_process.flushed(producer, guards.patience_s)
+            broken |= one_process.flushed(producer, ENDED_S)
+            draining.is_away = False
             assert one_process.wait_for(draining.has_delivered, one_process.ENDED_S)
         there, _ = guards.stored(place / "kept")
         return broken | guards.broken(range(16), there)
