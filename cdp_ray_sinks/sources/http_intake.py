@@ -34,7 +34,7 @@ INGEST: Final = 0
 _WAIT_MS: Final = 50
 _TICKET_CHECK_MS: Final = 2
 _GZIP_WINDOW: Final = 31
-_COUNTERS: Final = (
+INTAKE_COUNTERS: Final = (
     "events", "messages", "batches", "lines_rejected", "messages_malformed",
     "messages_undecodable", "auth_failures", "requests_not_kept",
 )  # fmt: skip
@@ -104,7 +104,7 @@ class Intake:
         self._open_jobs: dict[tuple[int, int], list[Job]] = {}
         self._waiting: list[Job] = []
         self._thread = threading.Thread(target=self._work, name="http-intake", daemon=True)
-        self.counters = dict.fromkeys(_COUNTERS, 0)
+        self.counters = dict.fromkeys(INTAKE_COUNTERS, 0)
         self.failure: Exception | None = None
         """What ended the thread before its time."""
 

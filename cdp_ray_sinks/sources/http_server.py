@@ -25,7 +25,14 @@ from cdp_ray_sinks.sources.api_keys import ApiKeys
 from cdp_ray_sinks.sources.base import BatchTaker, SourceContext
 from cdp_ray_sinks.sources.http import HttpConfig
 from cdp_ray_sinks.sources.http_connections import HttpConnections
-from cdp_ray_sinks.sources.http_intake import INGEST, Answer, Intake, Job, RefusedBodyError
+from cdp_ray_sinks.sources.http_intake import (
+    INGEST,
+    INTAKE_COUNTERS,
+    Answer,
+    Intake,
+    Job,
+    RefusedBodyError,
+)
 from cdp_ray_sinks.sources.http_requests import (
     BODY_PATHS,
     check_content_type,
@@ -81,10 +88,10 @@ class HttpSource:
 
     def counters(self) -> dict[str, int]:
         """What happened so far; `errors` sums what was refused or lost."""
-        counters = dict(self._counters)
-        taken = self._intake.counters if self._intake else {}
-        for name in ("events", "messages", "batches", *taken):
-            counters[name] = counters.get(name, 0) + taken.get(name, 0)
+        counters = {**self._counters, **dict.fromkeys(INTAKE_COUNTERS, 0)}
+        if self._intake is not None:
+            for name, value in self._intake.counters.items():
+                counters[name] += value
         counters["port"] = int(self.address.rpartition(":")[2] or 0)
         watch = self._key_watch
         counters["api_key_reloads"] = watch.reloads if watch else 0

@@ -39,7 +39,7 @@ class Client:
     def __init__(self, running: Any, key: bytes) -> None:
         host, _, port = running.source.address.rpartition(":")
         self.connection = http.client.HTTPConnection(host, int(port), timeout=20)
-        self.key = key
+        self.running, self.key = running, key
 
     def send(
         self, method: str, path: str, body: bytes | None = None, **headers: str
@@ -138,7 +138,8 @@ def test_bad_lines_are_named_and_good_ones_taken(client: Client, taker: Any) -> 
     assert (answer["accepted"], answer["rejected"]) == (2, 3)
     assert [problem["line"] for problem in answer["errors"]] == [2, 4, 6]
     assert "NaN" in answer["errors"][0]["error"]
-    assert taker.events == 2
+    assert taker.events == client.running.counter("events") == 2
+    assert client.running.counter("lines_rejected") == 3
     status, answer = client.post("/v1/events", b"[1]\n{}")
     assert (status, answer["rejected"]) == (400, 2)
     assert client.post("/v1/events", b" \n\n")[0] == 400

@@ -4,9 +4,7 @@ What a column has a place for goes there; everything else of a line goes into it
 an object, as the bytes that were sent. A value that does not fit its column (a device id that
 is no UUID, a time that is no number) stays in the payload too, so nothing of a line is lost.
 
-Members of `properties` and `traits` (events) or `data` (logs) become members of the payload
-itself, unless one of them is there already: then the object stays whole under its name. So do
-those of `context` in a CONTEXT event; in others it becomes `_context`.
+What the payload is made of is told in json_payload.py.
 """
 
 from __future__ import annotations
@@ -229,6 +227,7 @@ def _take_line(
     `found` gets where the key lies for SCAN_DUPLICATE.
     """
     members, hashes, roles, kept, counts = tables
+    start = position
     position, status, count = scan_members(
         text, position, end, JSON_DEPTH_MAX, members, hashes, 0, to.scratch
     )
@@ -255,6 +254,8 @@ def _take_line(
     if status != SCAN_OK:
         ends[0], ends[1] = text_end, name_end
         _forget_row(to, row)
+        if status == SCAN_NO_TYPE:
+            return start, status
         found[0], found[1] = members[place, MEMBER_KEY], members[place, MEMBER_KEY_END]
         return found[0], status
     ends[2] = put_payload(text, members, roles, count, to.payloads, ends[2])
