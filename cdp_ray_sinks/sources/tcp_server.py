@@ -27,7 +27,7 @@ from cdp_ray_sinks.sources.address import TrustedPeers, address_text, ip_bytes, 
 from cdp_ray_sinks.sources.api_keys import ApiKeys
 from cdp_ray_sinks.sources.base import BatchTaker, SourceContext, TakesNamed
 from cdp_ray_sinks.sources.collector import BatchCollector
-from cdp_ray_sinks.sources.connection import Connection
+from cdp_ray_sinks.sources.connection import Connection, Spare
 from cdp_ray_sinks.sources.connections import Connections
 from cdp_ray_sinks.sources.key_watch import KeyFileWatch
 from cdp_ray_sinks.sources.tcp import TcpConfig
@@ -75,6 +75,7 @@ class TcpSource:
         self._trusted = TrustedPeers(config.forwarding_peers if config.forwarding else None)
         self._tls: ssl.SSLContext | None = None
         self._acked: AckedConnections | None = None
+        self._spare = Spare()
         self._buffered: set[Connection] = set()
         self._silence_checked_at_ms = context.clock.monotonic_ms()
         self._is_accepting_paused = False
@@ -259,6 +260,7 @@ class TcpSource:
             made = Connection(client, peer_ip, number, now_ms)
         else:
             made = TlsConnection(client, peer_ip, number, now_ms, self._tls)
+        made.spare = self._spare
         made.is_trusted = self._trusted.includes(peer_ip)
         return made
 
@@ -292,6 +294,8 @@ class TcpSource:
         position = 0
         if finished is not None:
             position = self._take(finished, len(finished), connection, collector)
+            if connection.acked is not None:
+                self._spare.give(finished)
         if position >= 0:
             position = self._take(self._read_buffer, filled, connection, collector)
         if position < 0:
