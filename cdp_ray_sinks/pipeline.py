@@ -18,6 +18,7 @@ import ray
 from cdp_ray_sinks.actors.cluster import connect
 from cdp_ray_sinks.actors.joining import producer_limits
 from cdp_ray_sinks.actors.metric_export import Ticker
+from cdp_ray_sinks.actors.node_watch import NodeWatch
 from cdp_ray_sinks.actors.producer_metrics import producer_ticker
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.status import actors_status
@@ -25,8 +26,8 @@ from cdp_ray_sinks.actors.status import status as status
 from cdp_ray_sinks.actors.supervisor import (
     Supervisor,
     chain_actors_max,
-    warm_kernels,
 )
+from cdp_ray_sinks.actors.warming import warm_kernels
 from cdp_ray_sinks.batch.safe_text import printer_to
 from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.delivery.flights import SinkTally
@@ -83,6 +84,7 @@ class Pipeline:
         self.config = config
         self._report = report or (lambda text: None)
         self._supervisor = Supervisor(config, print_text or printer_to(sys.stdout))
+        self._node_watch = NodeWatch(self._supervisor.follow, self._report)
         self._producers: dict[str, Producer] = {}
         self._tickers: list[Ticker] = []
         self._source_reports: dict[str, dict[str, Any]] = {}
@@ -134,6 +136,8 @@ class Pipeline:
             self._supervisor.start_router()
             self._began_s = time.monotonic()
             self._supervisor.start_sources()
+            if not self._is_private:
+                self._node_watch.start()
         except BaseException:
             self.stop()
             raise
@@ -214,6 +218,7 @@ class Pipeline:
         if self._is_drained or not self._is_started:
             return
         deadline_s = self.config.delivery.drain_deadline_s if deadline_s is None else deadline_s
+        self._node_watch.stop()
         until = time.monotonic() + deadline_s
         unsettled = self._drain_producers(until)
         with contextlib.suppress(SourceFailedError):
@@ -272,6 +277,7 @@ class Pipeline:
             producer.abandon()
         for ticker in self._tickers:
             ticker.stop()
+        self._node_watch.stop()
         self._supervisor.kill_all()
         self._is_started = False
         if self._is_private:
@@ -287,6 +293,8 @@ class Pipeline:
             except ray.exceptions.ActorUnavailableError:
                 continue
             except ray.exceptions.ActorDiedError as error:
+                if self._supervisor.is_on_lost_node(name):
+                    continue
                 reason = str(error).splitlines()[0]
                 raise SourceFailedError(f"source {name!r} was lost: {reason}") from None
             if report["state"] == "created":

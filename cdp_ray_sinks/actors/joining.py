@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from cdp_ray_sinks.actors.near import nearest_router
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import JoinSpec
 from cdp_ray_sinks.config import PipelineConfig
@@ -53,7 +54,7 @@ class Joined:
 
     def _find(self) -> Any:
         try:
-            return ray.get_actor(f"{self.name}/router", self._namespace)
+            return nearest_router(self.name, self._namespace)
         except ValueError:
             return None
 

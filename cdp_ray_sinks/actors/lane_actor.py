@@ -58,7 +58,7 @@ class LaneActor:
     def _new_lane(self) -> Lane:
         config = resolved(self._spec.config, os.environ, f"sinks.{self._spec.sink_name}")
         context = SinkContext(
-            self._spec.sink_name,
+            self._spec.keeps_as,
             self._clock,
             Path(self._spec.state_dir),
             self._lines,
@@ -67,7 +67,7 @@ class LaneActor:
         )
         self._sink = sink = config.build(context)
         dead_letters = DeadLetterArchive(
-            Path(self._spec.dead_letter_dir), self._spec.sink_name, self._clock
+            Path(self._spec.dead_letter_dir), self._spec.keeps_as, self._clock
         )
         return Lane(
             sink,

@@ -14,6 +14,7 @@ from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.metric_export import MetricExport, pipeline_of, tick_for_ever
 from cdp_ray_sinks.actors.metric_samples import WorkspaceLabels, router_samples
+from cdp_ray_sinks.actors.nodes import own_node_id
 from cdp_ray_sinks.actors.specs import Identity, JoinSpec, RouterSpec
 from cdp_ray_sinks.delivery.push import Group, Payload
 from cdp_ray_sinks.delivery.wire import (
@@ -24,6 +25,7 @@ from cdp_ray_sinks.delivery.wire import (
     encode_call,
 )
 from cdp_ray_sinks.errors import CdpError
+from cdp_ray_sinks.placement import weight
 from cdp_ray_sinks.routing.lane_sender import LaneLink, LaneLostError
 from cdp_ray_sinks.routing.router import Router, SinkRoute
 from cdp_ray_sinks.sinks.base import SinkConfig
@@ -55,16 +57,26 @@ class RayLaneLink:
         return outcomes
 
 
-class LoneLane:
-    """The places of a sink with one lane."""
+class LoneLanes:
+    """The places of a sink without chains: its one lane, or one of several.
 
-    def __init__(self, actor_name: str, namespace: str) -> None:
-        self._actor_name = actor_name
+    With a lane for each node, all of a node's batches go to its own; else rendezvous hashing
+    gives each workspace one, which is the same for every router and in every run.
+    """
+
+    def __init__(self, actor_names: Sequence[str], namespace: str, own_lane: str = "") -> None:
+        self.actor_names = tuple(actor_names)
         self._namespace = namespace
+        self._own_lane = own_lane
 
     async def place(self, workspace_ids: Sequence[int]) -> Mapping[int, str]:
-        """All have the one lane."""
-        return dict.fromkeys(workspace_ids, self._actor_name)
+        """The lane of each. Raises LaneLostError while there is none."""
+        names = self.actor_names
+        if self._own_lane in names:
+            return dict.fromkeys(workspace_ids, self._own_lane)
+        if not names:
+            raise LaneLostError("no node that has a lane of this sink")
+        return {w: max(names, key=lambda name: weight(w, name)) for w in workspace_ids}
 
     async def link(self, lane_name: str) -> LaneLink:
         """The way to it. Raises LaneLostError when its actor is not there."""
@@ -115,10 +127,22 @@ class RaySpoolPlace:
         return answer
 
 
-def lanes_of(config: SinkConfig, actor_name: str, namespace: str) -> LoneLane | ChainLanes:
-    """How the lanes of a sink are found."""
-    places = ChainLanes if config.one_lane_per_workspace else LoneLane
-    return places(actor_name, namespace)
+def has_lanes(config: SinkConfig) -> bool:
+    """Whether a sink may have several lanes."""
+    placement = config.placement
+    is_many = placement is not None and (placement.per_node or placement.replicas > 1)
+    return config.one_lane_per_workspace or is_many
+
+
+def lanes_of(
+    config: SinkConfig, actor_names: Sequence[str], namespace: str, node_id: str = ""
+) -> LoneLanes | ChainLanes:
+    """How the lanes of a sink are found from a node."""
+    if config.one_lane_per_workspace:
+        return ChainLanes(actor_names[0], namespace)
+    is_per_node = config.placement is not None and config.placement.per_node
+    own = next((n for n in actor_names if n.endswith(f"/{node_id[:12]}")), "") if node_id else ""
+    return LoneLanes(actor_names, namespace, own if is_per_node else "")
 
 
 def _find(actor_name: str, namespace: str) -> Any:
@@ -134,6 +158,7 @@ class RouterActor:
     def __init__(self, spec: RouterSpec) -> None:
         self._spec = spec
         self._router: Router | None = None
+        self._places: dict[str, LoneLanes | ChainLanes] = {}
 
     def _live(self) -> Router:
         """The router, made on first use because it belongs to the event loop."""
@@ -143,13 +168,15 @@ class RouterActor:
             sinks = {}
             for name, config in spec.sinks.items():
                 spool = spec.spools.get(name)
+                lanes = lanes_of(config, spec.actors[name], spec.namespace, own_node_id())
+                self._places[name] = lanes
                 sinks[name] = SinkRoute(
                     name,
-                    config.one_lane_per_workspace,
+                    has_lanes(config),
                     config.required,
                     config.on_full,
                     config.max_in_flight_bytes,
-                    lanes_of(config, spec.actors[name], spec.namespace),
+                    self._places[name],
                     None if spool is None else RaySpoolPlace(spool, spec.namespace),
                     config.spool_after_ms / 1000,
                 )
@@ -181,6 +208,17 @@ class RouterActor:
     async def forget_lane(self, sink_name: str, lane_name: str) -> bool:
         """Let go of a lane; False if anything is still under way to it."""
         return self._live().forget_lane(sink_name, lane_name)
+
+    async def part_lane(self, sink_name: str, lane_name: str, wait_s: float) -> None:
+        """Leave a lane that goes; see `Router.part_lane`."""
+        await self._live().part_lane(sink_name, lane_name, wait_s)
+
+    async def set_lanes(self, sink_name: str, lane_names: Sequence[str]) -> None:
+        """Which lanes a sink without chains has from now on."""
+        self._live()
+        places = self._places[sink_name]
+        if isinstance(places, LoneLanes):
+            places.actor_names = tuple(lane_names)
 
     async def identity(self) -> Identity:
         """Who and where this is."""

@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import xxhash
 
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.metric_export import MetricExport, Ticker, pipeline_of
 from cdp_ray_sinks.actors.metric_samples import sink_actor_samples
 from cdp_ray_sinks.actors.specs import Identity, SinkSpec
+from cdp_ray_sinks.placement import weight
 
 WISHES_WAIT_S = 5.0
 
 
 class Placement:
-    """Which chain of at most `chain_actors_max` has which workspace; plain, no Ray.
+    """Which chain has which workspace, and on which node a chain is; plain, no Ray.
 
-    Each workspace gets a chain of its own while there are chains to give; after that it
-    shares the one that rendezvous hashing names. Chain numbers are never used twice.
+    Rendezvous hashing over the nodes' names says on which node a workspace is. There it gets a
+    chain of its own while there are fewer than `chain_actors_max`, after that it shares the one
+    that rendezvous hashing names. Chain numbers are never used twice.
     """
 
     def __init__(self, chain_actors_max: int) -> None:
         self._chain_actors_max = chain_actors_max
-        self._chains: set[int] = set()
+        self._nodes: dict[str, str] = {}
+        self._chains: dict[int, str] = {}
+        self._shares: Counter[int] = Counter()
         self._assigned: dict[int, int] = {}
         self._next = 0
 
@@ -39,33 +42,51 @@ class Placement:
         """Workspace to chain number."""
         return dict(self._assigned)
 
+    @property
+    def chain_nodes(self) -> dict[int, str]:
+        """Chain number to the id of its node."""
+        return dict(self._chains)
+
+    def set_nodes(self, nodes: Mapping[str, str]) -> None:
+        """Where chains may be from now on: names of nodes to their ids. Chains stay."""
+        self._nodes = dict(nodes)
+
     def chain_of(self, workspace_id: int) -> int:
         """The chain of a workspace; a number never returned before is to be created."""
         chain = self._assigned.get(workspace_id)
         if chain is None:
-            if len(self._chains) < self._chain_actors_max:
+            node = self._node_of(workspace_id)
+            there = [number for number, its in self._chains.items() if its == node]
+            chain = next((number for number in there if not self._shares[number]), None)
+            if chain is None and len(there) < self._chain_actors_max:
                 chain = self._next
                 self._next += 1
-                self._chains.add(chain)
-            else:
-                chain = max(self._chains, key=lambda number: _weight(workspace_id, number))
+                self._chains[chain] = node
+            elif chain is None:
+                chain = max(there, key=lambda number: weight(workspace_id, number))
             self._assigned[workspace_id] = chain
+            self._shares[chain] += 1
         return chain
 
-    def adopt(self, assigned: Mapping[int, int]) -> None:
+    def _node_of(self, workspace_id: int) -> str:
+        if not self._nodes:
+            return ""
+        return self._nodes[max(self._nodes, key=lambda name: weight(workspace_id, name))]
+
+    def adopt(self, assigned: Mapping[int, int], chain_nodes: Mapping[int, str]) -> None:
         """Take over what an earlier one decided."""
         self._assigned.update(assigned)
-        self._chains.update(assigned.values())
+        self._shares = Counter(self._assigned.values())
+        for chain in self._shares:
+            self._chains.setdefault(chain, "")
+        self._chains.update(chain_nodes)
         self._next = max(self._next, *(number + 1 for number in self._chains), 0)
 
     def forget(self, chain: int) -> None:
         """The chain is gone; its workspaces are placed anew when they come again."""
-        self._chains.discard(chain)
+        self._chains.pop(chain, None)
+        del self._shares[chain]
         self._assigned = {w: c for w, c in self._assigned.items() if c != chain}
-
-
-def _weight(workspace_id: int, chain: int) -> int:
-    return int(xxhash.xxh3_64_intdigest(b"%d/%d" % (workspace_id, chain)))
 
 
 class SinkActor:
@@ -124,7 +145,9 @@ class SinkActor:
         """The chain is gone and has let go of its files."""
         async with self._changed:
             assigned = self._placement.assigned
-            self._noted -= {w for w, c in assigned.items() if c == chain}
+            gone = {w for w, c in assigned.items() if c == chain}
+            self._noted -= gone
+            self._wishes = {w: c for w, c in self._wishes.items() if w not in gone}
             self._placement.forget(chain)
             self._retiring.discard(chain)
             self._changed.notify_all()
@@ -135,8 +158,14 @@ class SinkActor:
             self._retiring.discard(chain)
             self._changed.notify_all()
 
-    async def wishes(self) -> tuple[bool, dict[int, int]]:
-        """Whether `adopt` was called, and the placements wanted: workspace to chain number.
+    async def set_nodes(self, nodes: dict[str, str]) -> None:
+        """Where new chains may be: names of nodes to their ids."""
+        async with self._changed:
+            self._placement.set_nodes(nodes)
+
+    async def wishes(self) -> tuple[bool, dict[int, int], dict[int, str]]:
+        """Whether `adopt` was called, and the placements wanted: workspace to chain number,
+        chain number to the id of its node.
 
         Waits a while for something to say.
         """
@@ -146,15 +175,25 @@ class SinkActor:
                     self._changed.wait_for(lambda: bool(self._wishes) or not self._is_adopted),
                     WISHES_WAIT_S,
                 )
-            return self._is_adopted, dict(self._wishes)
+            nodes = self._placement.chain_nodes
+            wanted = {chain: nodes[chain] for chain in self._wishes.values()}
+            return self._is_adopted, dict(self._wishes), wanted
 
-    async def adopt(self, noted: dict[int, int]) -> None:
+    async def adopt(
+        self,
+        noted: dict[int, int],
+        chain_nodes: dict[int, str] | None = None,
+        nodes: dict[str, str] | None = None,
+    ) -> None:
         """These workspaces have these chains, and the chains run.
 
-        After a start or a restart: all that there are; later: what was wished for.
+        After a start or a restart: all that there are, with the nodes of the chains and those
+        that may have some; later: what was wished for.
         """
         async with self._changed:
-            self._placement.adopt(noted)
+            if nodes is not None:
+                self._placement.set_nodes(nodes)
+            self._placement.adopt(noted, chain_nodes or {})
             self._noted.update(noted)
             for workspace_id in noted:
                 self._wishes.pop(workspace_id, None)

@@ -14,6 +14,7 @@ from cdp_ray_sinks.actors.garbage import collect_rarely
 from cdp_ray_sinks.actors.identity import identity
 from cdp_ray_sinks.actors.metric_export import MetricExport, Ticker, pipeline_of
 from cdp_ray_sinks.actors.metric_samples import source_samples
+from cdp_ray_sinks.actors.near import nearest_router
 from cdp_ray_sinks.actors.router_link import RayRouterLink
 from cdp_ray_sinks.actors.specs import Identity, SourceSpec
 from cdp_ray_sinks.actors.state_log import StateLog
@@ -59,8 +60,8 @@ class SourceActor:
         config = resolved(spec.config, os.environ, f"sources.{spec.source_name}")
         self._source = config.build(SourceContext(spec.source_name))
         self._producer = Producer(
-            spec.source_name,
-            RayRouterLink(ray.get_actor(spec.router, spec.namespace)),
+            spec.producer_name,
+            RayRouterLink(nearest_router(spec.pipeline, spec.namespace)),
             random.random,
             limits=ProducerLimits(**spec.limits),
             accounts_dir=Path(spec.accounts_dir),

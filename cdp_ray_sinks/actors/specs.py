@@ -25,7 +25,8 @@ class Identity(TypedDict):
 class LaneSpec:
     """A lane of one sink. `kind` is "sink" for a lone lane, "chain" for one of several.
 
-    `state_dir` is the node's folder for what sinks must remember, one below it for each.
+    `state_dir` is the node's folder for what sinks must remember, one below it for each;
+    `replica` tells lanes of one sink apart there.
     """
 
     name: str
@@ -38,15 +39,22 @@ class LaneSpec:
     data_threads: int = 8
     held_bytes_max: int = 64 * 1024 * 1024
     held_batches_max: int = 1024
+    replica: str = ""
+
+    @property
+    def keeps_as(self) -> str:
+        """The name under which the lane keeps what must outlive it."""
+        return f"{self.sink_name}@{self.replica}" if self.replica else self.sink_name
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolSpec:
-    """A sink's spool: its lane, where it lies, and the sink's actor, which is asked for lanes."""
+    """A sink's spool: its lane, where it lies, and the sink's actors: its lanes, or the one
+    that is asked for them."""
 
     lane: LaneSpec
     directory: str
-    sink_actor: str
+    sink_actors: tuple[str, ...]
     namespace: str
     inline_bytes_max: int
     accounts_dir: str
@@ -75,7 +83,7 @@ class JoinSpec:
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """A router: the rules, and the name of an actor per sink and per spool.
+    """A router: the rules, the names of actors per sink and of one per spool.
 
     Names and not handles: a handle in the arguments would tie restarts to the object store.
     """
@@ -83,7 +91,7 @@ class RouterSpec:
     name: str
     table: RoutingTable
     sinks: dict[str, SinkConfig]
-    actors: dict[str, str]
+    actors: dict[str, tuple[str, ...]]
     namespace: str
     group_batches_max: int
     group_bytes_max: int
@@ -93,12 +101,17 @@ class RouterSpec:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """A source, the bounds of its producer, and where that keeps its accounts."""
+    """A source, the bounds of its producer, and where that keeps its accounts.
+
+    `name` is the actor's, `producer_name` differs from `source_name` where a source has
+    several, one for each node.
+    """
 
     name: str
     source_name: str
+    producer_name: str
     config: SourceConfig
-    router: str
+    pipeline: str
     namespace: str
     accounts_dir: str
     accounts_days_max: int

@@ -14,7 +14,7 @@ import ray
 
 from cdp_ray_sinks.actors.lane_actor import LaneActor
 from cdp_ray_sinks.actors.metric_samples import Sample, spool_samples
-from cdp_ray_sinks.actors.router_actor import lanes_of
+from cdp_ray_sinks.actors.router_actor import has_lanes, lanes_of
 from cdp_ray_sinks.actors.specs import SpoolSpec
 from cdp_ray_sinks.batch.batch import Batch, BatchHeader
 from cdp_ray_sinks.clock import Clock
@@ -29,6 +29,7 @@ from cdp_ray_sinks.routing.spool_drain import SpoolDrain
 from cdp_ray_sinks.routing.table import RoutingTable
 
 POLL_S: Final = 0.1
+PART_WAIT_S: Final = 5.0
 STALLED_S: Final = 5.0
 """Leaving, a spool is no longer waited for once nothing of it was delivered for so long."""
 
@@ -41,6 +42,8 @@ class SpoolActor(LaneActor):
         self._spool: Spool | None = None
         self._drain: SpoolDrain | None = None
         self._drain_error: str | None = None
+        self._router: Router | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._book = spool_book(Path(spec.accounts_dir), spec.lane.sink_name)
         super().__init__(spec.lane)
 
@@ -73,12 +76,13 @@ class SpoolActor(LaneActor):
         name = self._spec.sink_name
         in_flight_bytes_max = min(config.max_in_flight_bytes, spec.in_flight_bytes_max)
         route = SinkRoute(
-            name, config.one_lane_per_workspace, True, "block", in_flight_bytes_max,
-            lanes_of(config, spec.sink_actor, spec.namespace),
+            name, has_lanes(config), True, "block", in_flight_bytes_max,
+            lanes_of(config, spec.sink_actors, spec.namespace),
         )  # fmt: skip
         router = Router(
             self._spec.name, RoutingTable((name,)), {name: route}, random.random, time.time_ns
         )
+        self._router, self._loop = router, asyncio.get_running_loop()
         self._spool.give_back()
         refused = _dead_letters(self._spec.dead_letter_dir, spec, self._clock, "refused")
         self._drain = SpoolDrain(
@@ -107,6 +111,13 @@ class SpoolActor(LaneActor):
         assert self._spool is not None
         state = self._spool.state()
         return 0 if state.is_empty else max(1, state.batches), state.delivered_batches
+
+    @ray.method(concurrency_group="control")
+    def part_lane(self, sink_name: str, lane_name: str, wait_s: float) -> None:
+        """Leave a lane of the sink that goes; see `Router.part_lane`."""
+        if self._router is not None and self._loop is not None:
+            parting = self._router.part_lane(sink_name, lane_name, wait_s)
+            asyncio.run_coroutine_threadsafe(parting, self._loop).result(wait_s + PART_WAIT_S)
 
     @ray.method(concurrency_group="control")
     def wait_empty(self, deadline_ms: int) -> bool:

@@ -1,37 +1,48 @@
 """Creates a pipeline's actors from the driver, watches them, and takes them down.
 
-The driver owns every actor, so none dies with another. Sink actors say which chains they
-want; a thread per such sink makes them and tells a restarted sink actor what there is.
+The driver owns every actor, so none dies with another. What a sink has of lanes is kept by
+`ChainKeeper` or `LoneLanes`, what runs on each node follows the nodes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import ray
 
-from cdp_ray_sinks.actors import lane_actor, source_actor
+from cdp_ray_sinks.actors import lane_actor
+from cdp_ray_sinks.actors.chain_keeper import ChainKeeper
 from cdp_ray_sinks.actors.joining import join_spec, producer_limits
 from cdp_ray_sinks.actors.lane_actor import LaneActor
 from cdp_ray_sinks.actors.line_printing import LinePrinting
+from cdp_ray_sinks.actors.lone_lanes import LoneLanes
+from cdp_ray_sinks.actors.near import router_name
+from cdp_ray_sinks.actors.node_sources import NodeSources
+from cdp_ray_sinks.actors.nodes import (
+    alive_nodes,
+    left_to_ray,
+    nodes_for,
+    own_node_id,
+    pinned,
+    reserved,
+)
 from cdp_ray_sinks.actors.router_actor import RouterActor
 from cdp_ray_sinks.actors.sink_actor import SinkActor
-from cdp_ray_sinks.actors.source_actor import SourceActor
 from cdp_ray_sinks.actors.specs import LaneSpec, RouterSpec, SinkSpec, SourceSpec, SpoolSpec
 from cdp_ray_sinks.actors.spool_actor import SpoolActor
+from cdp_ray_sinks.actors.warming import warm_kernels
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.errors import ConfigError
+from cdp_ray_sinks.placement import Node
 from cdp_ray_sinks.sinks.base import SinkConfig
+from cdp_ray_sinks.sources.base import SourceConfig
 
 READY_TIMEOUT_S = 60.0
 SPOOLED_TIMEOUT_S = 10.0  # for a sink with a spool, which may be away later too
 REPORT_TIMEOUT_S = 10.0
-CLOSE_IDLE_MS_MAX = 30_000
 CLOSE_SPOOL_MS_MAX = 2_000
 CHAIN_MEMORY_BYTES = 150 * 1024 * 1024
 
@@ -55,29 +66,29 @@ class Supervisor:
         self._config = config
         self._print_text = print_text
         self._name = config.pipeline.name
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._lanes: dict[str, Any] = {}
+        self._lanes: dict[str, LoneLanes] = {}
         self._spools: dict[str, Any] = {}
-        self._sink_actors: dict[str, Any] = {}
-        self._chains: dict[str, dict[int, Any]] = {}
-        self._assigned: dict[str, dict[int, int]] = {}
-        self._retired_at_s: dict[str, float] = {}
-        self._watchers: list[threading.Thread] = []
+        self._keepers: dict[str, ChainKeeper] = {}
         self._printing: list[LinePrinting] = []
+        self._nodes: list[Node] = []
+        self._routers: dict[str, Any] = {}
         self.router: Any = None
-        self.sources: dict[str, Any] = {}
+        self._node_sources = NodeSources(
+            f"{self._name}/source/", config.active_sources(), self._create, self._source_spec
+        )
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """The sources' actors by the names of their producers, as they are now."""
+        return dict(self._node_sources.actors)
 
     @property
     def router_name(self) -> str:
-        """The router's actor name."""
-        return f"{self._name}/router"
+        """The actor name of the router of the driver's node."""
+        return router_name(self._name)
 
     def _sink_actor_name(self, sink_name: str) -> str:
         return f"{self._name}/sink/{sink_name}"
-
-    def _chain_prefix(self, sink_name: str) -> str:
-        return f"{self._name}/chain/{sink_name}/"
 
     def _spool_name(self, sink_name: str) -> str:
         return f"{self._name}/spool/{sink_name}"
@@ -89,22 +100,13 @@ class Supervisor:
 
         Raises ConfigError with the sink's own words when one can't be opened.
         """
+        self._nodes = alive_nodes()
         opening: list[Any] = []
         for name, config in self._config.active_sinks().items():
-            if config.one_lane_per_workspace:
-                spec = SinkSpec(
-                    self._sink_actor_name(name), self._chain_prefix(name), name, actors_max
-                )
-                self._sink_actors[name] = self._create(SinkActor, spec.name, spec)
-                self._chains[name], self._assigned[name] = {}, {}
-                self._retired_at_s[name] = time.monotonic()
-                lane = self._create_chain(name, config, 0)
-            else:
-                lane = self._create_lane(self._sink_actor_name(name), "sink", name, config)
-                self._lanes[name] = lane
             is_spooled = config.on_full == "spool"
             wait_s = SPOOLED_TIMEOUT_S if is_spooled else READY_TIMEOUT_S
-            opening.append((name, lane.ready.remote(wait_s, is_spooled)))
+            lanes = self._open_lanes(name, config, actors_max)
+            opening += [(name, lane.ready.remote(wait_s, is_spooled)) for lane in lanes]
             if is_spooled:
                 self._spools[name] = self._create_spool(name, config)
                 opening.append((name, self._spools[name].ready.remote(READY_TIMEOUT_S)))
@@ -112,55 +114,115 @@ class Supervisor:
             notes = [(name, note) for name, ref in opening for note in ray.get(ref)]
         except ConfigError as error:
             raise ConfigError(str(getattr(error, "cause", error))) from None
-        for name, lane in self._lanes.items():
+        for name, lone in self._lanes.items():
             if self._config.active_sinks()[name].prints_lines:
+                (lane,) = lone.handles()
                 self._printing.append(LinePrinting(name, lane, self._print_text))
                 self._printing[-1].start()
-        for name in self._sink_actors:
-            watcher = threading.Thread(
-                target=self._watch, args=(name,), name=f"watch-{name}", daemon=True
-            )
-            watcher.start()
-            self._watchers.append(watcher)
+        for keeper in self._keepers.values():
+            keeper.start()
         return [f"sink {name!r}: {note}" for name, note in notes]
 
+    def _open_lanes(self, name: str, config: SinkConfig, actors_max: int) -> list[Any]:
+        """Create a sink's actors; those whose sinks are to be open before anything runs."""
+        nodes = nodes_for(config.placement, self._nodes)
+        if not config.one_lane_per_workspace:
+            lone = LoneLanes(
+                name, self._sink_actor_name(name), config.placement,
+                lambda actor, node_id, replica: self._create_lane(
+                    actor, "sink", name, config, node_id, replica
+                ),
+                self._senders,
+            )  # fmt: skip
+            self._lanes[name] = lone
+            return lone.open(nodes)
+        prefix = f"{self._name}/chain/{name}/"
+        spec = SinkSpec(self._sink_actor_name(name), prefix, name, actors_max)
+        self._keepers[name] = keeper = ChainKeeper(
+            name, self._create(SinkActor, spec.name, spec, **pinned(own_node_id())), prefix,
+            lambda actor, node_id: self._create_lane(actor, "chain", name, config, node_id),
+            self._senders, self._config.delivery.chain_idle_s,
+        )  # fmt: skip
+        return [keeper.open_first(nodes)]
+
+    def _senders(self) -> list[Any]:
+        """All that send to lanes."""
+        return [*self._routers.values(), *self._spools.values()]
+
     def start_router(self) -> None:
-        """Create the router over the sinks' actors."""
+        """Create a router on each node over the sinks' actors."""
+        began = [self._start_router(node.node_id) for node in self._nodes]
+        ray.get(began, timeout=READY_TIMEOUT_S)
+
+    def _start_router(self, node_id: str) -> Any:
         delivery = self._config.delivery
+        is_own = node_id == own_node_id()
         spec = RouterSpec(
-            self.router_name,
+            self.router_name if is_own else router_name(self._name, node_id),
             self._config.routing_table(),
             self._config.active_sinks(),
-            {name: self._sink_actor_name(name) for name in self._config.active_sinks()},
+            {name: self._actor_names(name) for name in self._config.active_sinks()},
             self._config.ray.namespace,
             delivery.group_batches_max,
             delivery.group_bytes_max,
             {name: self._spool_name(name) for name in self._spools},
             join_spec(self._config),
         )
-        self.router = self._create(RouterActor, spec.name, spec)
-        ray.get(self.router.identity.remote(), timeout=READY_TIMEOUT_S)
+        router = self._create(RouterActor, spec.name, spec, **pinned(node_id))
+        self._routers[node_id] = router
+        if is_own:
+            self.router = router
+        return router.identity.remote()
+
+    def _actor_names(self, sink_name: str) -> tuple[str, ...]:
+        lone = self._lanes.get(sink_name)
+        return (self._sink_actor_name(sink_name),) if lone is None else lone.names
 
     def start_sources(self) -> None:
         """Create every source and let it run. Raises ConfigError when one can't be built."""
-        limits = producer_limits(self._config)
-        for name, config in self._config.active_sources().items():
-            spec = SourceSpec(
-                f"{self._name}/source/{name}", name, config, self.router_name,
-                self._config.ray.namespace, str(self._config.accounts_dir()),
-                self._config.delivery.accounts_days_max, limits,
-            )  # fmt: skip
-            self.sources[name] = self._create(
-                SourceActor,
-                spec.name,
-                spec,
-                concurrency_groups=source_actor.CONCURRENCY_GROUPS,
-                max_restarts=-1 if config.survives_restart else 0,
-            )
-        try:
-            ray.get([source.start.remote() for source in self.sources.values()])
-        except ConfigError as error:
-            raise ConfigError(str(getattr(error, "cause", error))) from None
+        self._node_sources.start(self._nodes)
+
+    def _source_spec(
+        self, actor_name: str, name: str, producer: str, config: SourceConfig
+    ) -> SourceSpec:
+        return SourceSpec(
+            actor_name, name, producer, config, self._name, self._config.ray.namespace,
+            str(self._config.accounts_dir()), self._config.delivery.accounts_days_max,
+            producer_limits(self._config),
+        )  # fmt: skip
+
+    # -- follow the nodes -------------------------------------------------------------
+
+    def follow(self, nodes: list[Node]) -> list[str]:
+        """Have routers, lanes, chains and sources where the nodes now are; what was moved.
+
+        Sources of a node that is to be left go first, then its lanes, its router with itself.
+        """
+        known = {node.node_id for node in self._nodes}
+        alive = [node.node_id for node in nodes]
+        came = [node for node in nodes if node.node_id not in known]
+        if came and self._config.active_sources():
+            warm_kernels(lambda text: None)
+        missing = [node_id for node_id in alive if node_id not in self._routers]
+        ray.get([self._start_router(node_id) for node_id in missing], timeout=READY_TIMEOUT_S)
+        for node_id in [node_id for node_id in self._routers if node_id not in alive]:
+            del self._routers[node_id]
+        told = [f"node {node.name!r} has come" for node in came]
+        told += [f"node {n.name!r} is gone" for n in self._nodes if n.node_id not in alive]
+        told += [f"node {n.name!r} is to be left" for n in nodes if n.is_draining]
+        self._nodes = nodes
+        told += self._node_sources.use_nodes(nodes)
+        for name, config in self._config.active_sinks().items():
+            keeper: ChainKeeper | LoneLanes = self._keepers.get(name) or self._lanes[name]
+            told += keeper.use_nodes(nodes_for(config.placement, nodes), alive)
+        return told
+
+    def is_on_lost_node(self, producer: str) -> bool:
+        """Whether a source that does not answer went with its node, one of several."""
+        alive = [node.node_id for node in alive_nodes()]
+        return self._node_sources.is_on_lost_node(producer, alive)
+
+    # -- actors -----------------------------------------------------------------------
 
     def _create(self, actor_class: type, name: str, spec: object, **options: Any) -> Any:
         """A named actor that Ray restarts for ever and whose calls it never repeats."""
@@ -191,15 +253,18 @@ class Supervisor:
         spec = SpoolSpec(
             self._lane_spec(self._spool_name(sink_name), "spool", sink_name, config),
             str(self._config.spool_dir() / sink_name),
-            self._sink_actor_name(sink_name),
+            self._actor_names(sink_name),
             self._config.ray.namespace,
             self._config.delivery.inline_bytes_max,
             str(self._config.accounts_dir()),
         )
         groups = lane_actor.CONCURRENCY_GROUPS
-        return self._create(SpoolActor, spec.lane.name, spec, concurrency_groups=groups)
+        where = pinned(own_node_id())
+        return self._create(SpoolActor, spec.lane.name, spec, concurrency_groups=groups, **where)
 
-    def _lane_spec(self, name: str, kind: str, sink_name: str, config: SinkConfig) -> LaneSpec:
+    def _lane_spec(
+        self, name: str, kind: str, sink_name: str, config: SinkConfig, replica: str = ""
+    ) -> LaneSpec:
         delivery = self._config.delivery
         return LaneSpec(
             name,
@@ -212,68 +277,23 @@ class Supervisor:
             # A workspace may have a quarter of what is in flight; see `delivery.flights.Window`.
             held_bytes_max=min(delivery.window_bytes, config.max_in_flight_bytes) // 4,
             held_batches_max=max(1, delivery.window_batches // 4),
+            replica=replica,
         )
 
-    def _create_lane(self, name: str, kind: str, sink_name: str, config: SinkConfig) -> Any:
-        spec = self._lane_spec(name, kind, sink_name, config)
-        return self._create(LaneActor, name, spec, concurrency_groups=lane_actor.CONCURRENCY_GROUPS)
-
-    def _create_chain(self, sink_name: str, config: SinkConfig, chain: int) -> Any:
-        with self._lock:
-            handle = self._chains[sink_name].get(chain)
-            if handle is None:
-                name = f"{self._chain_prefix(sink_name)}{chain}"
-                handle = self._create_lane(name, "chain", sink_name, config)
-                self._chains[sink_name][chain] = handle
-        return handle
+    def _create_lane(
+        self, name: str, kind: str, sink_name: str, config: SinkConfig, node_id: str,
+        replica: str = "",
+    ) -> Any:  # fmt: skip
+        spec = self._lane_spec(name, kind, sink_name, config, replica)
+        options = reserved(config.placement)
+        if node_id:
+            options |= pinned(node_id)
+        elif config.placement is not None:
+            options = left_to_ray(config.placement)
+        groups = lane_actor.CONCURRENCY_GROUPS
+        return self._create(LaneActor, name, spec, concurrency_groups=groups, **options)
 
     # -- watch ------------------------------------------------------------------------
-
-    def _watch(self, sink_name: str) -> None:
-        """Make the chains that a sink actor wants, for as long as the pipeline runs."""
-        config = self._config.active_sinks()[sink_name]
-        actor = self._sink_actors[sink_name]
-        while not self._stopped.is_set():
-            try:
-                is_adopted, wishes = ray.get(actor.wishes.remote())
-                for workspace_id, chain in wishes.items():
-                    self._create_chain(sink_name, config, chain)
-                    self._assigned[sink_name][workspace_id] = chain
-                if wishes or not is_adopted:
-                    noted = wishes if is_adopted else self._assigned[sink_name]
-                    ray.get(actor.adopt.remote(noted))
-                self._retire_idle(sink_name, actor)
-            except ray.exceptions.RayError:
-                self._stopped.wait(0.2)
-
-    def _retire_idle(self, sink_name: str, actor: Any) -> None:
-        """Take down chains to which nothing came for a while; one always stays."""
-        idle_ms_max = self._config.delivery.chain_idle_s * 1000
-        now_s = time.monotonic()
-        if (now_s - self._retired_at_s[sink_name]) * 4000 < idle_ms_max:
-            return
-        self._retired_at_s[sink_name] = now_s
-        for chain, handle in list(self._chains[sink_name].items()):
-            if len(self._chains[sink_name]) == 1:
-                return
-            report = ray.get(handle.report.remote(), timeout=REPORT_TIMEOUT_S)
-            if report["idle_ms"] > idle_ms_max and not report["queued_bytes"]:
-                self._retire(sink_name, actor, chain, handle)
-
-    def _retire(self, sink_name: str, actor: Any, chain: int, handle: Any) -> None:
-        """Nothing is placed on the chain, the router lets go, the files are sealed, it goes."""
-        ray.get(actor.retire.remote(chain))
-        lane_name = f"{self._chain_prefix(sink_name)}{chain}"
-        if not ray.get(self.router.forget_lane.remote(sink_name, lane_name)):
-            ray.get(actor.keep.remote(chain))
-            return
-        ray.get(handle.close.remote(CLOSE_IDLE_MS_MAX))
-        ray.kill(handle, no_restart=True)
-        with self._lock:
-            del self._chains[sink_name][chain]
-        assigned = self._assigned[sink_name]
-        self._assigned[sink_name] = {w: c for w, c in assigned.items() if c != chain}
-        ray.get(actor.retired.remote(chain))
 
     def printing_problem(self) -> str | None:
         """Why the lines of a sink can't be printed any more, None while they can."""
@@ -298,10 +318,9 @@ class Supervisor:
         return found
 
     def _all_lanes(self) -> Iterable[tuple[str, Any]]:
-        with self._lock:
-            yield from list(self._lanes.items())
-            for name, chains in self._chains.items():
-                yield from [(name, handle) for handle in chains.values()]
+        keepers: list[LoneLanes | ChainKeeper] = [*self._lanes.values(), *self._keepers.values()]
+        for keeper in keepers:
+            yield from [(keeper.sink_name, handle) for handle in keeper.handles()]
 
     # -- stop -------------------------------------------------------------------------
 
@@ -344,44 +363,19 @@ class Supervisor:
 
     def kill_all(self) -> None:
         """Take every actor down at once. Safe to call twice."""
-        self._stopped.set()
+        for keeper in self._keepers.values():
+            keeper.stop()
         for printing in self._printing:
             printing.stop()
-        actors = [*self.sources.values(), self.router, *self._sink_actors.values()]
+        actors = [*self.sources.values(), *self._routers.values()]
+        actors += [keeper.actor for keeper in self._keepers.values()]
         actors += [*self._spools.values(), *(lane for _, lane in self._all_lanes())]
         for actor in actors:
-            if actor is not None:
-                with contextlib.suppress(ray.exceptions.RayError, ValueError):
-                    ray.kill(actor, no_restart=True)
+            with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                ray.kill(actor, no_restart=True)
         for printing in self._printing:
             printing.join()
-        self.sources, self.router = {}, None
-        for watcher in self._watchers:
-            watcher.join(REPORT_TIMEOUT_S)
-
-
-def warm_kernels(report: Callable[[str], None]) -> float:
-    """Compile the kernels once per node, before any actor needs them; seconds it took."""
-    from cdp_ray_sinks.batch.warm import kernels_are_warm
-
-    if not kernels_are_warm():
-        report("compiling kernels, first run only")
-    began = time.monotonic()
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    node_ids = [node["NodeID"] for node in nodes if node["Alive"]]
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    ray.get(
-        [
-            _warm.options(scheduling_strategy=strategy(node_id, soft=False)).remote()
-            for node_id in node_ids
-        ]
-    )
-    return time.monotonic() - began
-
-
-@ray.remote(num_cpus=0, max_retries=2)
-def _warm() -> int:
-    from cdp_ray_sinks.batch.warm import compile_kernels
-
-    compile_kernels(lambda text: None)
-    return os.getpid()
+        self._node_sources.actors.clear()
+        self._routers, self.router = {}, None
+        for keeper in self._keepers.values():
+            keeper.join()

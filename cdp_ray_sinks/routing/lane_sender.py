@@ -115,6 +115,7 @@ class LaneSender:
         self._failures = 0
         self._lane: LaneLink | None = None
         self._is_waiting = False
+        self._is_paused = False
         self._recovery: asyncio.Task[None] | None = None
         self._pushes: set[asyncio.Task[None]] = set()
         self._questions = 0
@@ -152,6 +153,17 @@ class LaneSender:
         self._budget.give_back(sent_bytes)
         return taken
 
+    def pause(self) -> None:
+        """Push nothing more; what was pushed may still be settled. The lane is to be left."""
+        self._is_paused = True
+
+    def part(self) -> list[RoutedBatch]:
+        """Leave the lane for good: all that is unsettled, in order."""
+        self._is_paused = True
+        if self._recovery is not None:
+            self._recovery.cancel()
+        return self.withdraw()
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued, unsettled or under way."""
@@ -160,6 +172,8 @@ class LaneSender:
     def send(self) -> None:
         """Push what is queued as far as pushes and budget allow; find the lane first."""
         if self._lane is None:
+            if self._is_paused:
+                return
             if self._recovery is None and not self._pushes and (self._queue or self._sent):
                 self._recovery = asyncio.get_running_loop().create_task(self._recover())
             return
@@ -178,7 +192,7 @@ class LaneSender:
 
     def _may_push(self) -> bool:
         under_way = len(self._pushes) - self._questions  # those take their time
-        if self._is_waiting or under_way >= PUSHES_IN_FLIGHT_MAX:
+        if self._is_paused or self._is_waiting or under_way >= PUSHES_IN_FLIGHT_MAX:
             return False
         if not under_way:
             return bool(self._queue)

@@ -30,6 +30,7 @@ from cdp_ray_sinks.routing.table import RoutingTable
 
 TURN_WAIT_S_MAX = 10.0
 ANSWER_WAIT_S = 0.25
+PARTING_POLL_S = 0.01
 SPOOL_IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 SETTLED_ALONE_MAX = 8
 SETTLED_LINGER_S = 20e-6
@@ -175,6 +176,27 @@ class Router:
         del self._senders[(sink_name, lane_name)]
         self._placed = {key: s for key, s in self._placed.items() if s is not sender}
         return True
+
+    async def part_lane(self, sink_name: str, lane_name: str, wait_s: float) -> None:
+        """Leave a lane that goes: wait a while for what it was sent, place the rest anew.
+
+        What comes meanwhile stays behind it, so that each workspace keeps its order.
+        """
+        sender = self._senders.get((sink_name, lane_name))
+        if sender is None:
+            return
+        sender.pause()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        while sender.queued[1] and loop.time() < until:
+            await asyncio.sleep(PARTING_POLL_S)
+        taken = sender.part()
+        del self._senders[(sink_name, lane_name)]
+        self._placed = {key: s for key, s in self._placed.items() if s is not sender}
+        for batch in taken:
+            self._offer(self._sinks[sink_name], batch)
+        self._touched.discard(sender)
+        self._send_touched()
 
     def state(self) -> dict[str, Any]:
         """Queues and errors per sink, for `status`."""

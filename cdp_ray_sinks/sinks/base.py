@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock, SystemClock
 from cdp_ray_sinks.files.landed import Landed, Wanted
 from cdp_ray_sinks.files.ledger import Ledger
+from cdp_ray_sinks.placement import PlacementConfig
 
 
 class Sink(Protocol):
@@ -157,6 +158,27 @@ class SinkConfig(BaseModel):
     spool_bytes_max: int = Field(default=10 * 1024**3, ge=1024 * 1024)
     spool_age_h_max: int = Field(default=168, ge=1)
     spool_full: Literal["block", "drop_oldest", "drop_newest"] = "block"
+    placement: PlacementConfig | None = None
+
+    @model_validator(mode="after")
+    def _can_be_placed(self) -> Self:
+        wanted = self.placement or PlacementConfig()
+        is_many = wanted.per_node or wanted.replicas > 1
+        if self.one_lane_per_workspace and wanted.replicas > 1:
+            raise ValueError(
+                "placement.replicas: a file sink has a chain for each workspace; "
+                "say per_node = true to have them on all nodes"
+            )
+        if wanted.per_node and wanted.replicas > 1:
+            raise ValueError("placement: write either per_node or replicas")
+        if self.prints_lines and is_many:
+            raise ValueError("placement: what prints lines has one lane")
+        if wanted.per_node and self.on_full == "spool" and not self.one_lane_per_workspace:
+            raise ValueError(
+                "placement.per_node: the spool would not know which lane has had a batch; "
+                "write replicas = N, or on_full = 'block'"
+            )
+        return self
 
     def warnings(self) -> list[str]:
         """Options that are allowed and yet probably not meant: key, and why."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.clock import Clock, SystemClock
+from cdp_ray_sinks.placement import PlacementConfig
 
 
 class Ticket(Protocol):
@@ -111,6 +112,13 @@ class SourceConfig(BaseModel):
 
     type: str
     enabled: bool = True
+    placement: PlacementConfig | None = None
+
+    @model_validator(mode="after")
+    def _can_be_placed(self) -> Self:
+        if self.placement is not None and self.placement.replicas > 1:
+            raise ValueError("placement.replicas: is for sinks; a source may be per_node")
+        return self
 
     def warnings(self) -> list[str]:
         """Options that are allowed and yet probably not meant: key, and why."""

@@ -30,7 +30,7 @@ def test_what_was_decided_before_a_restart_stays_decided() -> None:
     for workspace in range(1, 50):
         before.chain_of(workspace)
     after = Placement(3)
-    after.adopt(before.assigned)
+    after.adopt(before.assigned, {})
     asked = {workspace: after.chain_of(workspace) for workspace in range(49, 0, -1)}
     assert asked == before.assigned
 
@@ -38,7 +38,7 @@ def test_what_was_decided_before_a_restart_stays_decided() -> None:
 def test_a_new_workspace_after_a_restart_gets_a_chain_that_is_free() -> None:
     """Chain numbers already given are not given to a second workspace while others are left."""
     placement = Placement(4)
-    placement.adopt({7: 0, 8: 2})
+    placement.adopt({7: 0, 8: 2}, {})
     assert placement.chain_of(9) == 3
 
 
@@ -59,7 +59,7 @@ def test_those_that_have_a_chain_do_not_wait_for_the_others() -> None:
         await actor.adopt({7: 0})
         assert await actor.place([7, 8, 9]) == {7: "p/chain/s/0"}
         asking = asyncio.ensure_future(actor.place([8, 9]))
-        is_adopted, wishes = await actor.wishes()
+        is_adopted, wishes, _ = await actor.wishes()
         assert is_adopted
         assert wishes.keys() == {8, 9}
         assert wishes[8] == 1
@@ -88,7 +88,7 @@ def test_nothing_is_placed_on_a_chain_that_is_being_retired() -> None:
         asking = asyncio.ensure_future(actor.place([8]))
         await asyncio.sleep(0.01)
         await actor.retired(1)
-        _, wishes = await actor.wishes()
+        _, wishes, _ = await actor.wishes()
         await actor.adopt(wishes)
         assert await asking == {8: "p/chain/s/2"}
 

@@ -1,0 +1,203 @@
+"""A pipeline on a cluster of several raylets, one of which goes; run as a process of its own.
+
+    nodes_run.py SCENARIO FOLDER
+
+The result is a line of JSON on stdout. It has a process to itself because Ray is joined once
+per process, and because every Ray process of the cluster dies with it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from cdp_ray_sinks.batch.batch import Batch
+from cdp_ray_sinks.bench.read_back import numbers_found_in
+from cdp_ray_sinks.config import PipelineConfig
+from cdp_ray_sinks.delivery.flights import BatchTicket
+from cdp_ray_sinks.delivery.producer import Producer
+from cdp_ray_sinks.files.archive import verify
+from cdp_ray_sinks.pipeline import Pipeline
+from cdp_ray_sinks.sources.base import SourceContext
+from cdp_ray_sinks.sources.synthetic import SyntheticConfig
+
+MIB = 1024 * 1024
+NODE_STORE_BYTES = 100 * MIB
+WORKSPACES = 8
+DEADLINE_S = 180.0
+ANYWHERE = {"per_node": True}
+
+
+class Numbered:
+    """Feeds numbered events through a producer of the driver, and knows which were acked."""
+
+    def __init__(self, producer: Producer, rate_events_per_s: int) -> None:
+        self._producer = producer
+        self._stop = threading.Event()
+        self._tickets: list[tuple[int, BatchTicket]] = []
+        self.events = 0
+        config = SyntheticConfig(
+            workspaces=WORKSPACES, batch_events=500, rate_events_per_s=rate_events_per_s
+        )
+        source = config.build(SourceContext("numbered"))
+        self._thread = threading.Thread(target=source.run, args=(self, self._stop), daemon=True)
+        self._thread.start()
+
+    def submit(self, batch: Batch) -> BatchTicket:
+        return self.submit_packed([batch])[0]
+
+    def submit_packed(self, batches: Sequence[Batch]) -> list[BatchTicket]:
+        tickets = self._producer.submit_packed(batches)
+        for batch, ticket in zip(batches, tickets, strict=True):
+            self.events += batch.header.event_count
+            self._tickets.append((self.events, ticket))
+        return tickets
+
+    def acked_events(self) -> int:
+        return sum(1 for _, ticket in self._tickets if ticket.done()) * 500
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Stage:
+    """A cluster of raylets a and b, and a pipeline on it that is fed."""
+
+    def __init__(self, folder: Path, temp: str) -> None:
+        self.folder = folder
+        self.said: list[str] = []
+        self.cluster = Cluster()
+        self.nodes: dict[str, Any] = {}
+        self.cluster.add_node(
+            num_cpus=4, labels={"cdp-node": "a"}, object_store_memory=NODE_STORE_BYTES,
+            include_dashboard=False, temp_dir=temp,
+        )  # fmt: skip
+        self.add("b")
+        ray.init(address=self.cluster.address, log_to_driver=False, namespace="cdp_ray_sinks")
+        self.pipeline = Pipeline(self.config(), report=self.hear)
+
+    def hear(self, text: str) -> None:
+        print(f"{time.monotonic():.1f} {text}", file=sys.stderr, flush=True)
+        self.said.append(text)
+
+    def add(self, name: str) -> None:
+        self.nodes[name] = self.cluster.add_node(
+            num_cpus=4, labels={"cdp-node": name}, object_store_memory=NODE_STORE_BYTES
+        )
+
+    def config(self) -> PipelineConfig:
+        return PipelineConfig(
+            pipeline={"name": "nodes", "state_dir": self.folder / "state"},
+            delivery={"window_bytes": 16 * MIB, "populate_object_store": False,
+                      "max_chain_actors": 2},
+            sources={"made": {
+                "type": "synthetic", "workspaces": WORKSPACES, "batch_events": 500,
+                "rate_events_per_s": 5000,
+                "placement": {"per_node": True, "label_selector": {"cdp-node": "!a"}},
+            }},
+            sinks={
+                "archive": {"type": "disk_binary", "path": self.folder / "archive",
+                            "placement": ANYWHERE},
+                "counted": {"type": "null", "placement": ANYWHERE},
+            },
+            routing={
+                "default": ["archive", "counted"],
+                "rules": [{"match": {"source": "made"}, "sinks": ["counted"]}],
+            },
+        )  # fmt: skip
+
+    def homes(self) -> dict[str, str]:
+        """Actor name to the name of its node."""
+        names = {node["NodeID"]: node["Labels"].get("cdp-node", "?") for node in ray.nodes()}
+        actors = self.pipeline.status()["actors"]
+        return {actor["name"].partition("/")[2]: names[actor["node"]] for actor in actors}
+
+    def chain_homes(self) -> set[str]:
+        return {home for name, home in self.homes().items() if name.startswith("chain/")}
+
+    def wait_for(self, what: str, condition: Callable[[], object]) -> None:
+        until = time.monotonic() + DEADLINE_S
+        while not condition():
+            if time.monotonic() > until:
+                raise AssertionError(f"it never came about: {what}; said: {self.said}")
+            time.sleep(0.2)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL the raylet and take its exit, so that its workers see it go."""
+        process = self.nodes.pop(name).all_processes["raylet"][0].process
+        process.kill()
+        process.wait()
+
+    def drain(self, name: str) -> None:
+        node_id = next(n["NodeID"] for n in ray.nodes() if n["Labels"].get("cdp-node") == name)
+        client = ray._raylet.GcsClient(address=self.cluster.address)
+        preemption = 2
+        client.drain_node(node_id, preemption, "to be left", int(time.time() * 1000) + 600_000)
+
+
+def lose(stage: Stage) -> None:
+    stage.kill("b")
+    stage.wait_for("b was lost", lambda: any("'b' is gone" in text for text in stage.said))
+    stage.wait_for("all chains are at a", lambda: stage.chain_homes() == {"a"})
+
+
+def join_and_lose(stage: Stage) -> None:
+    stage.add("c")
+    stage.wait_for("c has a source", lambda: "source/made@c" in stage.homes())
+    lose(stage)
+    stage.wait_for("a and c have lanes", lambda: _counted(stage) == {"a", "c"})
+
+
+def drain_and_lose(stage: Stage) -> None:
+    stage.drain("b")
+    stage.wait_for("all chains are at a", lambda: stage.chain_homes() == {"a"})
+    stage.wait_for("only a has a lane", lambda: _counted(stage) == {"a"})
+    lose(stage)
+
+
+def _counted(stage: Stage) -> set[str]:
+    return {home for name, home in stage.homes().items() if name.startswith("sink/counted/")}
+
+
+SCENARIOS = {"kill": lose, "join": join_and_lose, "drain": drain_and_lose}
+
+
+def main(scenario: str, folder: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="cdpn", ignore_cleanup_errors=True) as temp:
+        stage = Stage(folder, temp)
+        with stage.pipeline as pipeline:
+            stage.hear("started")
+            fed = Numbered(pipeline.producer("driver"), 20_000)
+            stage.wait_for("all is written", lambda: fed.acked_events() >= 20_000)
+            before = stage.homes()
+            SCENARIOS[scenario](stage)
+            acked = fed.acked_events()
+            stage.wait_for("it goes on", lambda: fed.acked_events() >= acked + 20_000)
+            fed.stop()
+            pipeline.drain(60)
+            summary = pipeline.summary()
+        archive = folder / "archive"
+        return {
+            "before": before,
+            "said": stage.said,
+            "events": fed.events,
+            "acked_events": fed.acked_events(),
+            "found": numbers_found_in(archive, range(1, WORKSPACES + 1), fed.events),
+            "verified": verify(archive).ok,
+            "sinks": summary["sinks"],
+            "left": list(stage.pipeline.summary()["sources"]),
+        }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]))), flush=True)
