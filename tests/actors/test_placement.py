@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
+import pytest
+
+from cdp_ray_sinks.actors.router_actor import LoneLanes
 from cdp_ray_sinks.actors.sink_actor import Placement, SinkActor
 from cdp_ray_sinks.actors.specs import SinkSpec
+from cdp_ray_sinks.routing.lane_sender import LaneLostError
 
 
 def test_each_workspace_has_its_own_chain_while_there_are_any() -> None:
@@ -93,3 +98,63 @@ def test_nothing_is_placed_on_a_chain_that_is_being_retired() -> None:
         assert await asking == {8: "p/chain/s/2"}
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_a_workspace_is_on_the_node_that_hashing_names_in_every_run() -> None:
+    """Whatever order they come in, and however often Ray was started on the nodes."""
+    one, two = Placement(2), Placement(2)
+    one.set_nodes({"a": "id-1", "b": "id-2", "c": "id-3"})
+    two.set_nodes({"c": "new-3", "b": "new-2", "a": "new-1"})
+    chains = {w: one.chain_of(w) for w in range(1, 301)}
+    again = {w: two.chain_of(w) for w in range(300, 0, -1)}
+    for workspace in range(1, 301):
+        first, second = one.chain_nodes[chains[workspace]], two.chain_nodes[again[workspace]]
+        assert first.partition("-")[2] == second.partition("-")[2]
+    shares = Counter(one.chain_nodes[chain] for chain in chains.values())
+    assert min(shares.values()) > 70
+    assert set(Counter(one.chain_nodes.values()).values()) == {2}
+
+
+def test_only_the_workspaces_of_a_lost_node_move() -> None:
+    """Those of the others keep their chains; what comes back by name is given back to it."""
+    placement = Placement(2)
+    placement.set_nodes({"a": "1", "b": "2"})
+    before = {w: placement.chain_of(w) for w in range(1, 101)}
+    lost = [chain for chain, node in placement.chain_nodes.items() if node == "2"]
+    placement.set_nodes({"a": "1"})
+    for chain in lost:
+        placement.forget(chain)
+    for workspace, chain in before.items():
+        if chain not in lost:
+            assert placement.chain_of(workspace) == chain
+        else:
+            assert placement.chain_nodes[placement.chain_of(workspace)] == "1"
+
+
+def test_the_first_chain_of_a_node_is_used() -> None:
+    """The one that was made to see whether the sink can be opened."""
+    placement = Placement(2)
+    placement.set_nodes({"a": "1"})
+    placement.adopt({}, {0: "1"})
+    assert [placement.chain_of(w) for w in (5, 6)] == [0, 1]
+
+
+def test_lanes_of_a_sink_without_chains_are_found_alike_by_all_routers() -> None:
+    """By workspace, or at the own node where there is one."""
+
+    async def scenario() -> None:
+        names = ("p/sink/s", "p/sink/s/1", "p/sink/s/2")
+        one, two = LoneLanes(names, "n"), LoneLanes(names[::-1], "n")
+        everything = range(1, 301)
+        found = await one.place(everything)
+        assert found == await two.place(everything)
+        assert set(found.values()) == set(names)
+        own = LoneLanes(("p/sink/s/aa", "p/sink/s/bb"), "n", "p/sink/s/bb")
+        assert set((await own.place(everything)).values()) == {"p/sink/s/bb"}
+        own.actor_names = ("p/sink/s/aa",)
+        assert set((await own.place(everything)).values()) == {"p/sink/s/aa"}
+        own.actor_names = ()
+        with pytest.raises(LaneLostError):
+            await own.place(everything)
+
+    asyncio.run(scenario())
