@@ -30,6 +30,7 @@ PARTS: Final = {
     "clickhouse": ("cdp_ray_sinks.bench.clickhouse_rows:clickhouse_rows",),
     "forwarder": ("cdp_ray_sinks.bench.forwarder_rows:forwarder_rows",),
     "spool": ("cdp_ray_sinks.bench.spool_rows:spool_rows",),
+    "nodes": ("cdp_ray_sinks.bench.node_rows:node_rows",),
     "kernels": ("cdp_ray_sinks.bench.kernel_rows:kernel_rows",),
 }
 
