@@ -15,7 +15,7 @@ from ray.data.block import BlockAccessor
 from ray.data.datasource import WriteResult
 
 from cdp_ray_sinks.actors.specs import NAMESPACE
-from cdp_ray_sinks.actors.supervisor import warm_kernels
+from cdp_ray_sinks.actors.warming import warm_kernels
 from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.errors import CdpError, ConfigError
 from cdp_ray_sinks.pipeline import Pipeline

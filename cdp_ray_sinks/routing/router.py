@@ -173,29 +173,25 @@ class Router:
             return True
         if not sender.is_idle:
             return False
-        del self._senders[(sink_name, lane_name)]
-        self._placed = {key: s for key, s in self._placed.items() if s is not sender}
+        self._forget(sink_name, lane_name, sender)
         return True
 
-    async def part_lane(self, sink_name: str, lane_name: str, wait_s: float) -> None:
-        """Leave a lane that goes: wait a while for what it was sent, place the rest anew.
-
-        What comes meanwhile stays behind it, so that each workspace keeps its order.
-        """
-        sender = self._senders.get((sink_name, lane_name))
-        if sender is None:
-            return
-        sender.pause()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait_s
-        while sender.queued[1] and loop.time() < until:
-            await asyncio.sleep(PARTING_POLL_S)
-        taken = sender.part()
+    def _forget(self, sink_name: str, lane_name: str, sender: LaneSender) -> None:
         del self._senders[(sink_name, lane_name)]
         self._placed = {key: s for key, s in self._placed.items() if s is not sender}
-        for batch in taken:
-            self._offer(self._sinks[sink_name], batch)
         self._touched.discard(sender)
+
+    async def part_lane(self, sink_name: str, lane_name: str, wait_s: float) -> None:
+        """Leave a lane that goes: wait for what it was sent, place the rest anew, in order."""
+        if (sender := self._senders.get((sink_name, lane_name))) is None:
+            return
+        sender.pause()
+        for _ in range(int(wait_s / PARTING_POLL_S)):
+            if sender.queued[1]:
+                await asyncio.sleep(PARTING_POLL_S)
+        self._forget(sink_name, lane_name, sender)
+        for batch in sender.part():
+            self._offer(self._sinks[sink_name], batch)
         self._send_touched()
 
     def state(self) -> dict[str, Any]:
