@@ -84,7 +84,7 @@ class Pipeline:
         self.config = config
         self._report = report or (lambda text: None)
         self._supervisor = Supervisor(config, print_text or printer_to(sys.stdout))
-        self._node_watch = NodeWatch(self._supervisor.follow, self._report)
+        self._node_watch = NodeWatch(self._supervisor.follow, self._supervisor.remind, self._report)
         self._producers: dict[str, Producer] = {}
         self._tickers: list[Ticker] = []
         self._source_reports: dict[str, dict[str, Any]] = {}
@@ -187,7 +187,7 @@ class Pipeline:
             if on_progress is not None:
                 on_progress(progress)
             self._tell_problems()
-            if all(source.state == "finished" for source in progress.sources):
+            if all(source.state in ("finished", "left") for source in progress.sources):
                 return
             if stop is None:
                 time.sleep(POLL_S)
@@ -303,6 +303,8 @@ class Pipeline:
                 raise SourceFailedError(f"source {name!r}: {report['error']}")
             self._source_reports[name] = report
         reports = self._source_reports
+        for name in reports.keys() - self._supervisor.sources.keys():
+            reports[name]["state"] = "left"  # with its node
         return Progress(
             time.monotonic() - self._began_s,
             tuple(

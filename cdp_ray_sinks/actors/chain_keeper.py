@@ -90,7 +90,7 @@ class ChainKeeper:
         noted = {}
         for workspace_id, chain in wishes.items():
             if nodes[chain] and nodes[chain] not in self._nodes.values():
-                self._chain_nodes.setdefault(chain, nodes[chain])
+                ray.get(self.actor.retired.remote(chain))
                 continue
             self._made(chain, nodes[chain])
             self._assigned[workspace_id] = noted[workspace_id] = chain

@@ -97,8 +97,7 @@ class LoneLanes:
         for name in come:
             self._make(name, wanted[name].node_id, wanted[name].name)
         if come or gone:
-            names = tuple(wanted)
-            self._ask(lambda router: router.set_lanes.remote(self.sink_name, names))
+            self._tell_lanes(tuple(wanted))
         for name in gone:
             is_alive = self._where[name] in alive
             wait_s = REPORT_TIMEOUT_S if is_alive else 0.0
@@ -106,6 +105,14 @@ class LoneLanes:
             self._close(name, alive)
             del self._handles[name], self._where[name]
         return [f"sink {self.sink_name!r}: no lane at {name} any more" for name in gone]
+
+    def remind(self) -> None:
+        """Tell the routers again which lanes there are: one that was restarted knows the first."""
+        if self._placement.per_node:
+            self._tell_lanes(self.names)
+
+    def _tell_lanes(self, names: tuple[str, ...]) -> None:
+        self._ask(lambda router: router.set_lanes.remote(self.sink_name, names))
 
     def _ask(self, call: Callable[[Any], Any]) -> None:
         for ref in [call(router) for router in self._routers()]:

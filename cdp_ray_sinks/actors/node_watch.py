@@ -13,19 +13,25 @@ from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.placement import Node
 
 POLL_S: Final = 1.0
+REMIND_LOOKS: Final = 10
 JOIN_S: Final = 60.0
 
 
 class NodeWatch:
     """A thread that calls `follow` with all nodes while any of them come, drain or go.
 
-    What `follow` returns is told to `report`; where it fails it is called again.
+    What `follow` returns is told to `report`; where it fails it is called again. `remind` is
+    called now and then in between.
     """
 
     def __init__(
-        self, follow: Callable[[list[Node]], list[str]], report: Callable[[str], None]
+        self,
+        follow: Callable[[list[Node]], list[str]],
+        remind: Callable[[], None],
+        report: Callable[[str], None],
     ) -> None:
         self._follow = follow
+        self._remind = remind
         self._report = report
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="node-watch", daemon=True)
@@ -36,10 +42,14 @@ class NodeWatch:
 
     def _run(self) -> None:
         seen: list[Node] = []
+        looks = 0
         while not self._stopped.wait(POLL_S):
             try:
                 nodes = alive_nodes()
+                looks += 1
                 if _facts(nodes) == _facts(seen):
+                    if looks % REMIND_LOOKS == 0:
+                        self._remind()
                     continue
                 for text in self._follow(nodes):
                     self._report(text)

@@ -132,7 +132,7 @@ class Supervisor:
                 lambda actor, node_id, replica: self._create_lane(
                     actor, "sink", name, config, node_id, replica
                 ),
-                self._senders,
+                lambda: list(self._routers.values()),
             )  # fmt: skip
             self._lanes[name] = lone
             return lone.open(nodes)
@@ -216,6 +216,11 @@ class Supervisor:
             keeper: ChainKeeper | LoneLanes = self._keepers.get(name) or self._lanes[name]
             told += keeper.use_nodes(nodes_for(config.placement, nodes), alive)
         return told
+
+    def remind(self) -> None:
+        """Tell routers again what one that was restarted in the meantime does not know."""
+        for lone in self._lanes.values():
+            lone.remind()
 
     def is_on_lost_node(self, producer: str) -> bool:
         """Whether a source that does not answer went with its node, one of several."""
