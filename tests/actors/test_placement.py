@@ -56,7 +56,7 @@ def test_a_retired_chain_gives_its_place_to_a_new_one() -> None:
     assert placement.chain_of(1) == 2
 
 
-def test_those_that_have_a_chain_do_not_wait_for_the_others() -> None:
+def test_those_that_have_a_chain_do_not_wait_for_the_others(cluster: None) -> None:
     """The others are wished for, once each, and come with a later question."""
 
     async def scenario() -> None:
@@ -76,7 +76,7 @@ def test_those_that_have_a_chain_do_not_wait_for_the_others() -> None:
     asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
-def test_nothing_is_placed_on_a_chain_that_is_being_retired() -> None:
+def test_nothing_is_placed_on_a_chain_that_is_being_retired(cluster: None) -> None:
     """Until it is gone, or stays after all."""
 
     async def scenario() -> None:
