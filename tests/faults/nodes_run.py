@@ -2,7 +2,7 @@
 
     nodes_run.py SCENARIO FOLDER
 
-The result is a line of JSON on stdout. It has a process to itself because Ray is joined once
+The result is FOLDER/found.json; Ray prints what it likes. It has a process to itself because Ray is joined once
 per process, and because every Ray process of the cluster dies with it.
 """
 
@@ -200,4 +200,5 @@ def main(scenario: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]))), flush=True)
+    found = main(sys.argv[1], Path(sys.argv[2]))
+    Path(sys.argv[2], "found.json").write_text(json.dumps(found))

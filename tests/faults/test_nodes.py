@@ -28,7 +28,7 @@ def played(scenario: str, folder: Path) -> dict[str, Any]:
         env={**os.environ, **SOON_MISSED}, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[0])
+    found: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return found
 
 
