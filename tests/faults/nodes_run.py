@@ -2,8 +2,8 @@
 
     nodes_run.py SCENARIO FOLDER
 
-The result is FOLDER/found.json; Ray prints what it likes. It has a process to itself because Ray is joined once
-per process, and because every Ray process of the cluster dies with it.
+The result is FOLDER/found.json; Ray prints what it likes. It has a process to itself because
+Ray is joined once per process, and because every Ray process of the cluster dies with it.
 """
 
 from __future__ import annotations
