@@ -19,6 +19,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+# A test that waits for metrics need not wait ten seconds.
+os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
 # Without .pyc files every worker process would compile all of Ray anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

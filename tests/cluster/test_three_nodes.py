@@ -44,8 +44,8 @@ def nodes() -> Iterator[dict[str, str]]:
         folder = f"{temp}/c"
         try:
             script("up", folder)
-            lines = script("env", folder).splitlines()
-            variables = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+            words = script("env", folder).replace("export", "").split()
+            variables = dict(word.split("=", 1) for word in words)
             yield environment(**variables, CLUSTER_FOLDER=folder)
         finally:
             script("down", folder)
@@ -70,8 +70,22 @@ def test_a_pipeline_runs_is_watched_and_nobody_gets_in_without_the_token(
         [sys.executable, "-m", "cdp_ray_sinks", "run", "pipeline.toml", "--json"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=nodes,
     )  # fmt: skip
+    try:
+        used(nodes, run)
+    finally:
+        run.terminate()
+        out, err = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0, err
+    count = json.loads(out)["sources"]["made"]["events"]
+    checked = cdp_sinks(nodes, "scan", str(tmp_path / "archive"), "--check-synthetic", str(count))
+    assert checked.returncode == 0, checked.stdout
+
+
+def used(nodes: dict[str, str], run: subprocess.Popen[str]) -> None:
+    """What one does with a pipeline that runs there."""
     assert run.stderr is not None
-    assert any(line.startswith("running") for line in run.stderr)
+    running = next(line for line in run.stderr if line.startswith("running"))
+    assert nodes["RAY_ADDRESS"] in running
     top = cdp_sinks(nodes, "top", "--name", "on-the-cluster", "--once", "--json")
     assert top.returncode == 0, top.stderr
     assert {row["name"] for row in json.loads(top.stdout)["sinks"]} == {"archive", "nothing"}
@@ -87,9 +101,3 @@ def test_a_pipeline_runs_is_watched_and_nobody_gets_in_without_the_token(
     for number in range(3):
         with urllib.request.urlopen(f"http://{host}:{PORT + 10 + number}/metrics") as answer:
             assert answer.status == 200
-    run.terminate()
-    out, err = run.communicate(timeout=PATIENCE_S)
-    assert run.returncode == 0, err
-    count = json.loads(out)["sources"]["made"]["events"]
-    checked = cdp_sinks(nodes, "scan", str(tmp_path / "archive"), "--check-synthetic", str(count))
-    assert checked.returncode == 0, checked.stdout
