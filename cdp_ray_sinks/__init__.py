@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cdp_ray_sinks.files.rotation import AtomicRotationSink, RotationConfig, RotationInterval
     from cdp_ray_sinks.files.selection import Selection
     from cdp_ray_sinks.pipeline import Pipeline
+    from cdp_ray_sinks.ray_data.archive_datasource import read_archive
     from cdp_ray_sinks.ray_data.datasink import CdpDatasink
     from cdp_ray_sinks.sinks.base import Sink, SinkConfig, SinkContext
     from cdp_ray_sinks.sinks.clickhouse import ClickHouseConfig, ClickHouseSink
@@ -103,5 +104,6 @@ __all__ = [
     "decode_logs",
     "encode_events",
     "encode_logs",
+    "read_archive",
     "read_batches",
 ]

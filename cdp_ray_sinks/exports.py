@@ -30,6 +30,7 @@ MODULES: Final = {
     "cdp_ray_sinks.files.rotation": ("AtomicRotationSink", "RotationConfig", "RotationInterval"),
     "cdp_ray_sinks.files.selection": ("Selection",),
     "cdp_ray_sinks.pipeline": ("Pipeline",),
+    "cdp_ray_sinks.ray_data.archive_datasource": ("read_archive",),
     "cdp_ray_sinks.ray_data.datasink": ("CdpDatasink",),
     "cdp_ray_sinks.sinks.base": ("Sink", "SinkConfig", "SinkContext"),
     "cdp_ray_sinks.sinks.clickhouse": ("ClickHouseConfig", "ClickHouseSink"),

@@ -7,12 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from cdp_ray_sinks.batch.batch import Batch
-from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.clock import Clock
 from cdp_ray_sinks.errors import ConfigError, CorruptSegmentError
 from cdp_ray_sinks.files.archive import SegmentInfo, segments
@@ -135,20 +130,3 @@ def _since(
             places[path] = index_end
     except (CorruptSegmentError, OSError):
         return  # it is just being made; the next look finds it whole
-
-
-def wanted_rows(table: pa.RecordBatch, schema_type: int, selection: Selection) -> pa.RecordBatch:
-    """The rows of a decoded batch that are selected by event time and event type."""
-    mask = None
-    if selection.time == "event" and selection.has_range:
-        times = table.column("timestamp")
-        low, high = selection.start_ms, selection.end_ms
-        mask = pc.and_(
-            pc.greater_equal(times, -(2**63) if low is None else low),
-            pc.less_equal(times, 2**63 - 1 if high is None else high),
-        )
-    if selection.event_types is not None and schema_type == SchemaType.EVENT:
-        kinds = table.column("event_type").to_numpy()
-        is_kind = pa.array((np.uint64(selection.event_types) >> kinds.astype("u8")) & 1 == 1)
-        mask = is_kind if mask is None else pc.and_(mask, is_kind)
-    return table if mask is None else table.filter(mask)

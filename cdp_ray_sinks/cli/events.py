@@ -27,9 +27,9 @@ from cdp_ray_sinks.batch.enums import (
     SpanStatus,
     Temporality,
 )
-from cdp_ray_sinks.cli.archive_reading import wanted_rows
 from cdp_ray_sinks.errors import MalformedMessageError
 from cdp_ray_sinks.files.archive_reading import ALL
+from cdp_ray_sinks.files.row_selection import wanted_rows
 from cdp_ray_sinks.files.selection import Selection
 
 Plain = dict[str, Any]

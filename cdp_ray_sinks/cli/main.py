@@ -297,6 +297,32 @@ def send(
 
 
 @app.command()
+def replay(
+    path: ArchivePath,
+    into: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A TOML file, to whose sinks it goes.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Or a pipeline that runs.")] = None,
+    address: Annotated[str | None, typer.Option(help="The Ray cluster to use.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="RATE", help="At most 10MB, or 50000ev, a second.")
+    ] = None,
+    start: From = None,
+    end: Until = None,
+    time: TimeOf = "received",
+    workspace: Workspaces = None,
+    kind: Kinds = None,
+    json: Json = False,
+) -> None:
+    """Send an archive to sinks again, over the cluster; a second run adds nothing twice."""
+    from cdp_ray_sinks.cli.replay import replay_archive
+    from cdp_ray_sinks.cli.selecting import make_selection
+
+    selection = make_selection(start, end, time, workspace or [], kind or [])
+    raise typer.Exit(replay_archive(path, into, name, address, rate, selection, json))
+
+
+@app.command()
 def ddl(
     profile: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Change the tables; repeatable.")

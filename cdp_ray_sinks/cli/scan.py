@@ -19,7 +19,7 @@ from cdp_ray_sinks.batch.columns import (
 )
 from cdp_ray_sinks.batch.enums import SchemaType
 from cdp_ray_sinks.batch.kernels.running_number import NUMBER_COUNT_MAX, RunningNumbers
-from cdp_ray_sinks.cli.archive_reading import check_paths, wanted_rows
+from cdp_ray_sinks.cli.archive_reading import check_paths
 from cdp_ray_sinks.cli.cat import time_text
 from cdp_ray_sinks.cli.output import Complaints, count_text, print_json
 from cdp_ray_sinks.cli.progress import byte_bar
@@ -27,6 +27,7 @@ from cdp_ray_sinks.errors import ConfigError, MalformedMessageError
 from cdp_ray_sinks.files.archive import stored_bytes
 from cdp_ray_sinks.files.archive_reading import ALL, read_located, selected_segments
 from cdp_ray_sinks.files.record_scan import received_times
+from cdp_ray_sinks.files.row_selection import wanted_rows
 from cdp_ray_sinks.files.selection import Selection
 
 

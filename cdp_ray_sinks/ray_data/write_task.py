@@ -90,6 +90,8 @@ class Settling:
         self._epoch = int(xxhash.xxh3_64_intdigest(name.encode())) >> 1
         self._producer: Producer = joined.producer(name)
         self._tickets: list[tuple[int, BatchTicket]] = []
+        self.events = 0
+        """In all batches so far."""
         self._is_gone = False
         self._ended = threading.Event()
         self._watch = threading.Thread(target=self._look, name="watch-pipeline", daemon=True)
@@ -108,6 +110,7 @@ class Settling:
         try:
             ticket = self._producer.submit_as(batch, batch_id, 0)
             self._tickets.append((batch.header.event_count, ticket))
+            self.events += batch.header.event_count
         except RuntimeError as error:
             raise self._gone(error) from None
 
