@@ -263,7 +263,10 @@ def top(
 @app.command()
 def send(
     paths: Annotated[list[Path], typer.Argument(help="Archives, .bin files, files of frames.")],
-    to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The tcp source to send to.")],
+    to: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="A tcp source; http://HOST:PORT for an http one."),
+    ],
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -286,7 +289,7 @@ def send(
     client_cert: Annotated[Path | None, typer.Option(help="Certificate and key to show.")] = None,
     json: Json = False,
 ) -> None:
-    """Play archives, or files of raw frames, to a tcp source."""
+    """Play archives, or files of raw frames, to a tcp or http source."""
     from cdp_ray_sinks.cli.selecting import make_selection
     from cdp_ray_sinks.cli.send import send_paths
     from cdp_ray_sinks.sinks.forwarder_peer import TlsOptions

@@ -1,4 +1,4 @@
-"""`cdp-sinks send`: play archives or files of raw frames to a tcp source."""
+"""`cdp-sinks send`: play archives or files of raw frames to a tcp or http source."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from cdp_ray_sinks.sources.address import parse_listen
 from cdp_ray_sinks.sources.framing import FrameBlock, Framer, check_frames, holds_frames
 from cdp_ray_sinks.sources.send import Sent, connect, send_blocks
 from cdp_ray_sinks.sources.send_acked import send_units
+from cdp_ray_sinks.sources.send_http import post_blocks
 
 EXIT_INTERRUPTED: Final = 130
 _KEY: Final = re.compile(r"[0-9A-Fa-f]{32}")
@@ -46,9 +47,14 @@ def send_paths(
 ) -> int:
     """Send what is selected, path by path: over one connection, in ack mode as many as it needs.
 
+    `to` is HOST:PORT of a tcp source, or http(s)://HOST:PORT of an http source.
+
     1 if the receiver did not read it all, or something could not be sent; 130 after Ctrl-C.
     """
-    host, port = _receiver(to)
+    is_http = to.startswith(("http://", "https://"))
+    if is_http and is_acked:
+        raise ConfigError("--ack: every message is answered over HTTP anyway")
+    host, port = ("", 0) if is_http else _receiver(to)
     rate = None if rate_text is None else parse_rate(rate_text)
     plan = _Plan(paths, _api_key(key_text), selection, is_acked=is_acked)
     context = None if tls is None else tls.context()
@@ -64,7 +70,11 @@ def send_paths(
             peer = connect(host, port)
             return peer if context is None else _with_tls(peer, context, tls, host)
 
-        if is_acked:
+        if is_http:
+            sent = post_blocks(
+                plan.blocks(), to, tls=context, rate=rate, progress=progress, stop=stop
+            )
+        elif is_acked:
             sent = send_units(plan.blocks(), reach, rate=rate, progress=progress, stop=stop)
         else:
             with reach() as peer:
