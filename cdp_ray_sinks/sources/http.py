@@ -23,7 +23,7 @@ class HttpConfig(SourceConfig):
 
     `ack`: whether a request is answered once its events are durable in every required sink, or
     as soon as they are taken. An address in X-Forwarded-For counts only from `trusted_proxies`.
-    `in_flight_bytes_max` bounds the bodies that are being received or wait to be read.
+    `in_flight_bytes_max` bounds the bodies that are being received or not answered yet.
     """
 
     type: Literal["http"] = "http"
