@@ -17,6 +17,7 @@ import ray
 
 from cdp_ray_sinks.actors.cluster import connect
 from cdp_ray_sinks.actors.joining import producer_limits
+from cdp_ray_sinks.actors.leaving import rest_spooled
 from cdp_ray_sinks.actors.metric_export import Ticker
 from cdp_ray_sinks.actors.node_watch import NodeWatch
 from cdp_ray_sinks.actors.producer_metrics import producer_ticker
@@ -220,7 +221,8 @@ class Pipeline:
         deadline_s = self.config.delivery.drain_deadline_s if deadline_s is None else deadline_s
         self._node_watch.stop()
         until = time.monotonic() + deadline_s
-        unsettled = self._drain_producers(until)
+        with rest_spooled(self._supervisor.router, deadline_s):
+            unsettled = self._drain_producers(until)
         with contextlib.suppress(SourceFailedError):
             self._poll()
         self._lane_reports = self._supervisor.reports()

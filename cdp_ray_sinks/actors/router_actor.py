@@ -220,6 +220,10 @@ class RouterActor:
         if isinstance(places, LoneLanes):
             places.actor_names = tuple(lane_names)
 
+    async def spool_rest(self) -> None:
+        """Sinks that have a spool are no longer waited for."""
+        self._live().spool_rest()
+
     async def identity(self) -> Identity:
         """Who and where this is."""
         return identity(self._spec.name, "router")

@@ -92,12 +92,15 @@ def run(
     directory: Annotated[
         Path | None, typer.Option(help="What relative paths in the file are relative to.")
     ] = None,
+    drain_deadline: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds that leaving may take.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a pipeline until its sources end, or until Ctrl-C; then drain."""
     from cdp_ray_sinks.cli.run import run_pipeline
 
-    raise typer.Exit(run_pipeline(config, address, duration, json, directory))
+    raise typer.Exit(run_pipeline(config, address, duration, json, directory, drain_deadline))
 
 
 @app.command()

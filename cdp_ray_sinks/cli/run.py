@@ -56,6 +56,7 @@ def run_pipeline(
     duration_s: float | None,
     as_json: bool,
     directory: Path | None = None,
+    drain_deadline_s: float | None = None,
 ) -> int:
     """Run until the sources end, `duration_s` has passed or a signal came; then drain.
 
@@ -66,10 +67,7 @@ def run_pipeline(
     if directory is not None:
         path = path.absolute()
         _enter(directory)
-    config = load(path)
-    if address is not None:
-        ray_section = config.ray.model_copy(update={"address": address})
-        config = config.model_copy(update={"ray": ray_section})
+    config = _changed(load(path), address, drain_deadline_s)
     for warning in [*config.warnings(), *(job.warnings(config) if job else [])]:
         say(f"warning: {warning}")
 
@@ -98,6 +96,18 @@ def run_pipeline(
     if failure is not None:
         say_error(str(failure))
     return 0 if failure is None else 1
+
+
+def _changed(
+    config: PipelineConfig, address: str | None, drain_deadline_s: float | None
+) -> PipelineConfig:
+    """With what the command line says in place of the file."""
+    ray, delivery = config.ray, config.delivery
+    if address is not None:
+        ray = ray.model_copy(update={"address": address})
+    if drain_deadline_s is not None:
+        delivery = delivery.model_copy(update={"drain_deadline_s": drain_deadline_s})
+    return config.model_copy(update={"ray": ray, "delivery": delivery})
 
 
 def _enter(directory: Path) -> None:

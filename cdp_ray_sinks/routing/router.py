@@ -194,6 +194,11 @@ class Router:
             self._offer(self._sinks[sink_name], batch)
         self._send_touched()
 
+    def spool_rest(self) -> None:
+        """The producers are leaving: sinks that have a spool are no longer waited for."""
+        for gate in self._gates.values():
+            gate.spool_rest()
+
     def state(self) -> dict[str, Any]:
         """Queues and errors per sink, for `status`."""
         now_s = asyncio.get_running_loop().time()

@@ -87,6 +87,10 @@ class SpoolGate:
             self._begin_spooling()
             self._spool(batch)
 
+    def spool_rest(self) -> None:
+        """From now on the sink is not waited for: what it has not settled goes to the spool."""
+        self._spool_after_s = 0.0
+
     def send(self) -> None:
         """Let what was spooled leave for the spool."""
         self._sender.send()
