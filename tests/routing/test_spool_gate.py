@@ -84,9 +84,12 @@ class Place:
         return self._lane
 
 
-def make_router(lane: FakeLane, spool: FakeSpool, in_flight_bytes_max: int = 1000) -> Router:
+def make_router(
+    lane: FakeLane, spool: FakeSpool, in_flight_bytes_max: int = 1000, spool_after_s: float = 0.3
+) -> Router:
+    place = Place(lane)
     route = SinkRoute(
-        "sink", False, True, "spool", in_flight_bytes_max, Place(lane), spool, spool_after_s=0.3
+        "sink", False, True, "spool", in_flight_bytes_max, place, spool, spool_after_s
     )
     sessions = itertools.count(1)
     router = Router(
@@ -202,6 +205,24 @@ def test_a_lane_that_never_settles_is_spooled_for() -> None:
         asked = len(lane.taken)
         await asyncio.sleep(0.6)
         assert len(lane.taken) == asked, "it is not asked about what was taken back"
+
+    run(scenario())
+
+
+def test_who_leaves_does_not_wait_for_the_sink() -> None:
+    """What it has not settled is spooled, also where it would be waited for much longer."""
+
+    async def scenario() -> None:
+        lane, spool = FakeLane(PENDING), FakeSpool()
+        router = make_router(lane, spool, spool_after_s=3600)
+        sending = asyncio.create_task(Sender(router).send(3))
+        await until(router, "direct")
+        await asyncio.sleep(0.5)
+        assert not sending.done()
+        spool.empty = False
+        router.spool_rest()
+        assert await sending == [(("sink", SPOOLED),)] * 3
+        assert spool.taken == [0, 1, 2]
 
     run(scenario())
 
