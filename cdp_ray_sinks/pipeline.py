@@ -221,7 +221,7 @@ class Pipeline:
         deadline_s = self.config.delivery.drain_deadline_s if deadline_s is None else deadline_s
         self._node_watch.stop()
         until = time.monotonic() + deadline_s
-        with rest_spooled(self._supervisor.router, deadline_s):
+        with rest_spooled(self._supervisor.routers, deadline_s):
             unsettled = self._drain_producers(until)
         with contextlib.suppress(SourceFailedError):
             self._poll()

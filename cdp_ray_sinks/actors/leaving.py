@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -15,12 +15,12 @@ _ASK_S: Final = 5.0
 
 
 @contextmanager
-def rest_spooled(router: Any, deadline_s: float) -> Iterator[None]:
+def rest_spooled(routers: Callable[[], Collection[Any]], deadline_s: float) -> Iterator[None]:
     """For the block in which producers are drained."""
 
     def ask() -> None:
         with suppress(ray.exceptions.RayError):  # a router that is lost begins with waiting anew
-            ray.get(router.spool_rest.remote(), timeout=_ASK_S)
+            ray.get([router.spool_rest.remote() for router in routers()], timeout=_ASK_S)
 
     timer = threading.Timer(SPOOL_SHARE * deadline_s, ask)
     timer.daemon = True

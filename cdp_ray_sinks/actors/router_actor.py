@@ -222,7 +222,8 @@ class RouterActor:
 
     async def spool_rest(self) -> None:
         """Sinks that have a spool are no longer waited for."""
-        self._live().spool_rest()
+        for gate in self._live().gates.values():
+            gate.spool_rest()
 
     async def identity(self) -> Identity:
         """Who and where this is."""

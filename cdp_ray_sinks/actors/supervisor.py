@@ -132,7 +132,7 @@ class Supervisor:
                 lambda actor, node_id, replica: self._create_lane(
                     actor, "sink", name, config, node_id, replica
                 ),
-                lambda: list(self._routers.values()),
+                self.routers,
             )  # fmt: skip
             self._lanes[name] = lone
             return lone.open(nodes)
@@ -148,6 +148,10 @@ class Supervisor:
     def _senders(self) -> list[Any]:
         """All that send to lanes."""
         return [*self._routers.values(), *self._spools.values()]
+
+    def routers(self) -> list[Any]:
+        """Those there are now, one for each node."""
+        return list(self._routers.values())
 
     def start_router(self) -> None:
         """Create a router on each node over the sinks' actors."""

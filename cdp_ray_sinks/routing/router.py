@@ -92,7 +92,7 @@ class Router:
         self._group_bytes_max = group_bytes_max
         self._required = frozenset(name for name, sink in sinks.items() if sink.required)
         self._budgets = {name: Budget(s.in_flight_bytes_max) for name, s in sinks.items()}
-        self._gates: dict[str, SpoolGate] = {}
+        self.gates: dict[str, SpoolGate] = {}
         self._senders: dict[tuple[str, str], LaneSender] = {}
         self._placed: dict[tuple[str, int], LaneSender] = {}
         self._unplaced: dict[tuple[str, int], list[RoutedBatch]] = {}
@@ -136,7 +136,7 @@ class Router:
             for header, place in zip(group.headers, group.places, strict=True)
         ]
         self._send_touched()
-        for gate in self._gates.values():
+        for gate in self.gates.values():
             gate.send()
         turn.following += 1
         turn.changed.set()
@@ -194,11 +194,6 @@ class Router:
             self._offer(self._sinks[sink_name], batch)
         self._send_touched()
 
-    def spool_rest(self) -> None:
-        """The producers are leaving: sinks that have a spool are no longer waited for."""
-        for gate in self._gates.values():
-            gate.spool_rest()
-
     def state(self) -> dict[str, Any]:
         """Queues and errors per sink, for `status`."""
         now_s = asyncio.get_running_loop().time()
@@ -221,8 +216,8 @@ class Router:
             oldest_s = self._oldest_s(name)
             entry["lag_s"] = 0.0 if oldest_s is None else max(0.0, now_s - oldest_s)
             entry["flow"] = self.flow.sink_report(name)
-            if name in self._gates:
-                entry["spool"] = self._gates[name].report()
+            if name in self.gates:
+                entry["spool"] = self.gates[name].report()
         return {
             "batches_routed": self.batches_routed,
             "in_router": len(self._batches),
@@ -286,7 +281,7 @@ class Router:
         return self._results.setdefault(outcomes, outcomes)
 
     def _gate(self, sink: SinkRoute, spool: SpoolPlace) -> SpoolGate:
-        gate = self._gates.get(sink.name)
+        gate = self.gates.get(sink.name)
         if gate is None:
             budget = Budget(SPOOL_IN_FLIGHT_BYTES_MAX)
 
@@ -295,7 +290,7 @@ class Router:
 
             name = f"{self._router_id}>{sink.name}-spool"
             sender = self._sender(sink, name, find, budget, 1, SPOOLED)
-            gate = self._gates[sink.name] = SpoolGate(
+            gate = self.gates[sink.name] = SpoolGate(
                 sender,
                 budget,
                 spool,

@@ -220,7 +220,7 @@ def test_who_leaves_does_not_wait_for_the_sink() -> None:
         await asyncio.sleep(0.5)
         assert not sending.done()
         spool.empty = False
-        router.spool_rest()
+        router.gates["sink"].spool_rest()
         assert await sending == [(("sink", SPOOLED),)] * 3
         assert spool.taken == [0, 1, 2]
 
