@@ -65,25 +65,31 @@ def replay_part(plan: ReplayPlan, part: ArchivePart) -> ReplayReport:
 
     Raises WriteFailedError, ConfigError when there is no such pipeline.
     """
-    report = ReplayReport()
     name = f"replay/{part.segment_id}/{part.start}"
     joined = Joined(plan.pipeline, plan.namespace)
     settling = Settling(joined, name, f"replay of {part.path} from byte {part.start}")
-    began_s = time.monotonic()
+    tries = 0
     try:
-        for place, batch in part.batches(plan.selection, report.tell):
-            if not batch.header.workspace_id:
-                report.tell(
-                    CorruptSegmentError(part.path, 0, "nothing says whose events these are")
-                )
-                break
-            settling.submit(batch, place)
-            report.messages += batch.header.message_count
-            report.record_bytes += batch.header.record_bytes
-            _keep_to_rate(plan, report.record_bytes, settling.events, began_s)
-        report.written = settling.settle()
+        while True:
+            report = _send(plan, part, settling)
+            tries += 1
+            if settling.may_stop(report.written, tries):
+                return report
     finally:
         settling.close()
+
+
+def _send(plan: ReplayPlan, part: ArchivePart, settling: Settling) -> ReplayReport:
+    report, began_s = ReplayReport(), time.monotonic()
+    for place, batch in part.batches(plan.selection, report.tell):
+        if not batch.header.workspace_id:
+            report.tell(CorruptSegmentError(part.path, 0, "nothing says whose it is"))
+            break
+        settling.submit(batch, place)
+        report.messages += batch.header.message_count
+        report.record_bytes += batch.header.record_bytes
+        _keep_to_rate(plan, report.record_bytes, settling.events, began_s)
+    report.written = settling.settle()
     return report
 
 

@@ -22,6 +22,7 @@ from cdp_ray_sinks.actors.joining import Joined
 from cdp_ray_sinks.batch.batch import Batch, BatchId
 from cdp_ray_sinks.delivery.flights import BatchTicket
 from cdp_ray_sinks.delivery.producer import Producer
+from cdp_ray_sinks.delivery.push import LOST
 from cdp_ray_sinks.errors import (
     BatchConflictError,
     CdpError,
@@ -34,6 +35,8 @@ from cdp_ray_sinks.ray_data.row_columns import SHOWN_MAX, BadRowsError
 
 LOOK_S: Final = 2.0
 """How often a task looks whether its pipeline is still there."""
+TRIES_MAX: Final = 5
+"""How often batches are sent of which a sink's answer is that they were lost on their way."""
 
 
 class WriteFailedError(CdpError):
@@ -153,6 +156,21 @@ class Settling:
             f"{len(self._tickets)} batches sent are durable"
         )
 
+    def may_stop(self, report: WriteReport, tries: int) -> bool:
+        """Whether all arrived somewhere; otherwise everything is to be sent again, under its ids.
+
+        What an earlier try of a task had under way is lost with its process, and the router
+        takes the same id for the same batch until it has an answer. Raises WriteFailedError
+        after TRIES_MAX.
+        """
+        lost = max((counts.get(LOST, 0) for counts in report.outcomes.values()), default=0)
+        if not lost:
+            return True
+        if tries >= TRIES_MAX:
+            raise WriteFailedError(f"{self._title}: {lost} events were lost on their way each time")
+        self._tickets, self.events = [], 0
+        return False
+
     def close(self) -> None:
         """Let go of the producer, whatever is unsettled."""
         self._ended.set()
@@ -170,19 +188,25 @@ def write_blocks(plan: WritePlan, task: str, tables: Callable[[], Any]) -> Write
         settling = Settling(joined, f"ray_data/{plan.write_id}/{task}", title)
     except (ConfigError, TransientError) as error:
         raise WriteFailedError(f"{title}: {error}") from None
-    rows = bad = number = 0
+    kept: list[pa.Table] = []
+    bad = tries = 0
     try:
-        for place, table in enumerate(tables()):
-            rows += table.num_rows
-            good, bad_here = _good_rows(plan, task, place, table, title)
-            bad += bad_here
-            for batch in good.batches():
-                settling.submit(batch, number)
-                number += 1
-        report = settling.settle()
+        while True:
+            number = 0
+            for place, table in enumerate(kept if tries else tables()):
+                if not tries:
+                    kept.append(table)  # Ray Data keeps them too until the task ends
+                good, bad_here = _good_rows(plan, task, place, table, title)
+                bad += 0 if tries else bad_here
+                for batch in good.batches():
+                    settling.submit(batch, number)
+                    number += 1
+            report, tries = settling.settle(), tries + 1
+            if settling.may_stop(report, tries):
+                break
     finally:
         settling.close()
-    report.rows, report.bad_rows = rows, bad
+    report.rows, report.bad_rows = sum(table.num_rows for table in kept), bad
     return report
 
 
