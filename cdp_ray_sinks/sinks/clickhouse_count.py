@@ -8,17 +8,18 @@ left out, and where rows have a time to live fewer of them are no difference.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cdp_ray_sinks.errors import ConfigError, CorruptSegmentError
-from cdp_ray_sinks.files.commit_index import commit_ledger, parse_index
+from cdp_ray_sinks.files.commit_index import Commit, commit_ledger, parse_index
 from cdp_ray_sinks.files.generation_file import Generation, parse_generation
 from cdp_ray_sinks.files.generation_store import GENERATION_NAME, LEDGER_NAME
 from cdp_ray_sinks.files.landed import Landed, Origin, TableCount, Wanted, found_in_ledger
 from cdp_ray_sinks.files.landed_rows import (
     FILE_NAME,
+    Added,
     LandedRows,
     RowCount,
     open_rows,
@@ -48,11 +49,11 @@ def count_landed(
     except (ClickHouseError, ConfigError) as error:
         found, landed.unread = {}, f"{address.url}: {error}"
     under_way = _open_generations(directory, landed)  # before what is finished: none is missed
-    after = _known(directory)
+    after, ledger = _known_and_ledger(directory, landed)
     for place, count in after.places.items():
         landed.add(Origin(b"", 0, place.workspace_id, place.hour), count)
     landed.kept_from_hour = after.kept_from_hour
-    landed.found = found_in_ledger(_ledger(directory, landed).snapshot(), wanted)
+    landed.found = found_in_ledger(ledger.snapshot(), wanted)
     for table, (rows, note) in found.items():
         landed.tables.append(
             _table_count(table, rows, note, before, after, under_way.get(table, 0))
@@ -135,15 +136,27 @@ def _open_generations(directory: Path, landed: Landed) -> Mapping[str, int]:
     return open_rows(found)
 
 
-def _ledger(directory: Path, landed: Landed) -> Ledger:
-    path = directory / LEDGER_NAME
-    ledger = Ledger()
-    if path.exists():
-        try:
-            contents: Any = parse_index(path.read_bytes(), str(path))
-        except CorruptSegmentError as error:
-            landed.problems.append(str(error))
-            return ledger
-        ledger.merge(contents.ledger)
-        ledger.merge(commit_ledger(contents.commits))
-    return ledger
+def _known_and_ledger(directory: Path, landed: Landed) -> tuple[LandedRows, Ledger]:
+    """Both as of one moment: the ledger has a generation a little before it is counted."""
+    while True:
+        before = _known(directory)
+        ledger, commits = _ledger(directory, landed)
+        known = _known(directory)
+        if before.numbers <= known.numbers:  # else the ledger was written anew meanwhile
+            for commit in commits:
+                known.add(Added.of(None, commit))
+            return known, ledger
+
+
+def _ledger(directory: Path, landed: Landed) -> tuple[Ledger, Sequence[Commit]]:
+    path, ledger = directory / LEDGER_NAME, Ledger()
+    if not path.exists():
+        return ledger, []
+    try:
+        contents = parse_index(path.read_bytes(), str(path))
+    except CorruptSegmentError as error:
+        landed.problems.append(str(error))
+        return ledger, []
+    ledger.merge(contents.ledger)
+    ledger.merge(commit_ledger(contents.commits))
+    return ledger, contents.commits

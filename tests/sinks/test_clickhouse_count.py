@@ -119,3 +119,22 @@ def test_batches_are_found_by_their_ids_and_a_server_that_is_away_is_told(
     nothing = lab.config().count_landed({}, tmp_path / "no_such_folder")
     assert nothing.counts == {}
     assert table(nothing, "events_v1").found is None
+
+
+def test_what_the_ledger_has_counts_before_it_is_counted(lab: Any) -> None:
+    """A look may come between the two, and a process may be killed there."""
+    sink = lab.sink()
+    sink.write(lab.numbered(0, 100))
+    lab.flush(sink)
+    file = lab.folder / "state" / "lab" / "landed"
+    earlier = file.read_bytes()
+    batch = lab.numbered(100, 50)
+    sink.write(batch)
+    lab.flush(sink)
+    sink.close()
+    file.write_bytes(earlier)
+    landed = counted(lab, wanted_of([batch.header.batch_id]))
+    assert landed.found == {batch.header.batch_id}
+    assert sum(count.events for count in landed.counts.values()) == 150
+    lab.sink().close()
+    assert sum(count.events for count in counted(lab).counts.values()) == 150
