@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from cdp_ray_sinks.cli.output import count_text, escaped, print_json, say
 from cdp_ray_sinks.config import load
-from cdp_ray_sinks.delivery.account_records import Place
 from cdp_ray_sinks.delivery.audit import Audit, Difference, Folders, SinkAudit, audit, sum_of
 from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DROPPED, DURABLE, REFUSED, SPOOLED
-from cdp_ray_sinks.files.landed import Count, TableCount
+from cdp_ray_sinks.files.landed import Count, Place, TableCount
 from cdp_ray_sinks.files.partition import HOUR_MS
 from cdp_ray_sinks.placeholders import resolved
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from cdp_ray_sinks.batch.batch import BatchId
-from cdp_ray_sinks.delivery.account_records import Part, Place, Taken, read_part
+from cdp_ray_sinks.delivery.account_records import Part, Taken, read_part
 from cdp_ray_sinks.files.file_system import opened, sync_directory
-from cdp_ray_sinks.files.landed import Count
+from cdp_ray_sinks.files.landed import Count, Place
 from cdp_ray_sinks.files.partition import HOUR_MS
 
 LOG_SUFFIX: Final = ".log"

@@ -50,13 +50,6 @@ _KNOWN: Final = struct.Struct("<16sQQIqIII")
 _TOTALS: Final = struct.Struct("<IIqQQQ")
 
 
-class Place(NamedTuple):
-    """Where a batch is counted: its workspace, and the hour (since 1970, UTC) it was received."""
-
-    workspace_id: int
-    hour: int
-
-
 class Taken(NamedTuple):
     """What is counted of one batch."""
 

@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias
 from cdp_ray_sinks.batch.batch import BatchHeader
 from cdp_ray_sinks.delivery.account_book import SPOOL_PREFIX
 from cdp_ray_sinks.delivery.account_files import Accounts, Counts, read_accounts
-from cdp_ray_sinks.delivery.account_records import Place, Taken
+from cdp_ray_sinks.delivery.account_records import Taken
 from cdp_ray_sinks.delivery.push import (
     DEAD_LETTERED,
     DEAD_LETTERED_LATER,
@@ -27,7 +27,7 @@ from cdp_ray_sinks.delivery.push import (
     SPOOLED,
 )
 from cdp_ray_sinks.delivery.spool_segment import left_in_spool
-from cdp_ray_sinks.files.landed import Count, Landed, TableCount, count_segments, wanted_of
+from cdp_ray_sinks.files.landed import Count, Landed, Place, TableCount, count_segments, wanted_of
 from cdp_ray_sinks.sinks.base import SinkConfig
 
 Kind: TypeAlias = Literal["missing", "too many", "not accounted for", "dead letters missing"]

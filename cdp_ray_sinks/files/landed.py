@@ -45,6 +45,13 @@ class Count:
         self.add(times * other.batches, times * other.messages, times * other.events)
 
 
+class Place(NamedTuple):
+    """Where a batch is counted: its workspace, and the hour (since 1970, UTC) it was received."""
+
+    workspace_id: int
+    hour: int
+
+
 class Origin(NamedTuple):
     """Who made batches, whose they are, and the hour (since 1970, UTC) they were received in."""
 

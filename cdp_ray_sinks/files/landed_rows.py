@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
 from cdp_ray_sinks.files.commit_index import Commit, xxh3
 from cdp_ray_sinks.files.generation_file import BlockState, Generation
-from cdp_ray_sinks.files.landed import Count
+from cdp_ray_sinks.files.landed import Count, Place
 from cdp_ray_sinks.files.partition import HOUR_MS
 
 FILE_NAME: Final = "landed"
@@ -24,13 +24,6 @@ BYTES_MAX: Final = 4 * 1024 * 1024
 """At this size, or four times that of its first line, the file is written anew."""
 PLACES_MAX: Final = 200_000
 """Workspaces and hours that are told apart; past it the oldest hours are forgotten."""
-
-
-class PlaceOfBatches(NamedTuple):
-    """A workspace, and an hour (since 1970, UTC) in which its batches were received."""
-
-    workspace_id: int
-    hour: int
 
 
 @dataclass(slots=True)
@@ -47,7 +40,7 @@ class Added:
 
     number: int
     rows: dict[str, RowCount] = field(default_factory=dict)
-    places: dict[PlaceOfBatches, Count] = field(default_factory=dict)
+    places: dict[Place, Count] = field(default_factory=dict)
 
     @classmethod
     def of(cls, generation: Generation | None, commit: Commit) -> Added:
@@ -68,7 +61,7 @@ class Added:
             batches = np.bincount(which)
             for row, (workspace_id, hour) in enumerate(places.tolist()):
                 count = Count(int(batches[row]), int(messages[row]), int(events[row]))
-                added.places[PlaceOfBatches(workspace_id, hour)] = count
+                added.places[Place(workspace_id, hour)] = count
         return added
 
     def line(self) -> bytes:
@@ -92,7 +85,7 @@ class LandedRows:
 
     before: dict[str, int] | None = None
     rows: dict[str, RowCount] = field(default_factory=dict)
-    places: dict[PlaceOfBatches, Count] = field(default_factory=dict)
+    places: dict[Place, Count] = field(default_factory=dict)
     numbers: set[int] = field(default_factory=set)
     kept_from_hour: int | None = None
 
@@ -139,7 +132,7 @@ def parse_landed_rows(data: bytes) -> tuple[LandedRows, int]:
             return found, position
         position = end + 1
         rows = {table: RowCount(*count) for table, count in plain["rows"].items()}
-        places = {PlaceOfBatches(w, h): Count(*count) for w, h, *count in plain["places"]}
+        places = {Place(w, h): Count(*count) for w, h, *count in plain["places"]}
         if "generation" in plain:
             found.add(Added(plain["generation"], rows, places))
         else:
@@ -187,5 +180,5 @@ def _plain_rows(rows: dict[str, RowCount]) -> dict[str, list[int]]:
     return {table: [count.landed, count.unsure] for table, count in rows.items()}
 
 
-def _plain_places(places: dict[PlaceOfBatches, Count]) -> list[list[int]]:
+def _plain_places(places: dict[Place, Count]) -> list[list[int]]:
     return [[*place, c.batches, c.messages, c.events] for place, c in places.items()]

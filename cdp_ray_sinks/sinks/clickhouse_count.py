@@ -31,6 +31,7 @@ from cdp_ray_sinks.sinks.clickhouse_errors import ClickHouseError
 from cdp_ray_sinks.writers.clickhouse_tables import SCHEMAS
 
 _KEEPS_ROWS: Final = ("MergeTree", "Distributed")
+_TIME_TO_LIVE: Final = "its rows have a time to live, so fewer are no difference"
 _MERGES_ROWS: Final = re.compile("Replacing|Summing|Aggregating|Collapsing|Graphite|Coalescing")
 
 
@@ -55,11 +56,8 @@ def count_landed(
     landed.kept_from_hour = after.kept_from_hour
     landed.found = found_in_ledger(ledger.snapshot(), wanted)
     for table, (rows, note) in found.items():
-        landed.tables.append(
-            _table_count(table, rows, note, before, after, under_way.get(table, 0))
-        )
-        if tables_are_shared:
-            landed.tables[-1].high = None
+        more = None if tables_are_shared else under_way.get(table, 0)
+        landed.tables.append(_table_count(table, rows, note, before, after, more))
     return landed
 
 
@@ -90,15 +88,18 @@ def _rows_of(client: ClickHouseClient, table: str) -> tuple[int | None, str]:
     if not engine.endswith(_KEEPS_ROWS) or _MERGES_ROWS.search(engine):
         return None, f"not counted: its engine, {engine}, keeps no row for each that was sent"
     rows = int(client.query(f"SELECT count() FROM {client.table_name(table)}")[0][0])
-    return rows, TIME_TO_LIVE if " TTL " in full else ""
-
-
-TIME_TO_LIVE: Final = "its rows have a time to live, so fewer are no difference"
+    return rows, _TIME_TO_LIVE if " TTL " in full else ""
 
 
 def _table_count(
-    table: str, rows: int | None, note: str, before: LandedRows, after: LandedRows, under_way: int
+    table: str,
+    rows: int | None,
+    note: str,
+    before: LandedRows,
+    after: LandedRows,
+    under_way: int | None,
 ) -> TableCount:
+    """`under_way` rows may be there besides, None for any number."""
     old = 0 if after.before is None else after.before.get(table, 0)
     low = before.rows.get(table, RowCount()).landed
     high = after.rows.get(table, RowCount())
@@ -106,8 +107,8 @@ def _table_count(
         rows, note = None, "not counted: the sink has not looked at it yet"
     return TableCount(
         table,
-        low=0 if note == TIME_TO_LIVE else old + low,
-        high=old + high.landed + high.unsure + under_way,
+        low=0 if note == _TIME_TO_LIVE else old + low,
+        high=None if under_way is None else old + high.landed + high.unsure + under_way,
         found=rows,
         note=note,
     )

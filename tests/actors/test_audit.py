@@ -16,9 +16,8 @@ import pytest
 
 from cdp_ray_sinks.cli.audit import audit_pipeline
 from cdp_ray_sinks.config import PipelineConfig, load
-from cdp_ray_sinks.delivery.account_records import Place
 from cdp_ray_sinks.delivery.audit import Audit, Folders, SinkAudit, audit
-from cdp_ray_sinks.files.landed import Count
+from cdp_ray_sinks.files.landed import Count, Place
 from cdp_ray_sinks.pipeline import Pipeline, SourceFailedError
 from cdp_ray_sinks.testing import RECEIVED_AT_MS, numbered_batch, numbered_events
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from cdp_ray_sinks.batch.batch import BatchHeader, BatchId
 from cdp_ray_sinks.delivery.account_book import RECENT_MAX, AccountBook
 from cdp_ray_sinks.delivery.account_files import Accounts, prune, read_accounts
-from cdp_ray_sinks.delivery.account_records import Place
 from cdp_ray_sinks.delivery.push import DEAD_LETTERED, DROPPED, DURABLE, SPOOLED, Outcomes
+from cdp_ray_sinks.files.landed import Place
 from cdp_ray_sinks.testing import RECEIVED_AT_MS, numbered_batch
 
 PRODUCER = b"a-producer's-id!"

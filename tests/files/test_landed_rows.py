@@ -9,12 +9,11 @@ import pytest
 
 from cdp_ray_sinks.files import landed_file, landed_rows
 from cdp_ray_sinks.files.file_system import LocalFileSystem
-from cdp_ray_sinks.files.landed import Count
+from cdp_ray_sinks.files.landed import Count, Place
 from cdp_ray_sinks.files.landed_file import LandedFile
 from cdp_ray_sinks.files.landed_rows import (
     Added,
     LandedRows,
-    PlaceOfBatches,
     RowCount,
     parse_landed_rows,
 )
@@ -34,7 +33,7 @@ class TornDisk(LocalFileSystem):
 
 def added(number: int, workspace_id: int = 1, hour: int = 5) -> Added:
     rows = {"events_v1": RowCount(10, 1), "logs_v1": RowCount(2)}
-    return Added(number, rows, {PlaceOfBatches(workspace_id, hour): Count(1, 2, 12)})
+    return Added(number, rows, {Place(workspace_id, hour): Count(1, 2, 12)})
 
 
 def opened(folder: Path, disk: LocalFileSystem | None = None) -> LandedFile:
