@@ -14,6 +14,7 @@ from cdp_ray_sinks.delivery.push import DROPPED, DURABLE, PENDING, Group, make_g
 from cdp_ray_sinks.delivery.router_link import COMPLETE, OWED, REQUIRED_SETTLED, SettledAnswer
 from cdp_ray_sinks.errors import SequenceGapError
 from cdp_ray_sinks.routing import lane_sender
+from cdp_ray_sinks.routing import router as router_module
 from cdp_ray_sinks.routing.lane_sender import GROUP_BYTES_MIN, LaneLink, LaneLostError
 from cdp_ray_sinks.routing.router import Router, SinkRoute
 from cdp_ray_sinks.routing.table import RoutingTable
@@ -107,9 +108,16 @@ def make_router(
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 10))
+    asyncio.run(asyncio.wait_for(test, 60))
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls wait for what is settled, however slow the machine; they answer early otherwise."""
+    monkeypatch.setattr(router_module, "ANSWER_WAIT_S", 30.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_group_is_answered_when_every_sink_has_it() -> None:
     """Outcomes name each sink, and nothing stays in the router."""
 
@@ -164,6 +172,7 @@ def test_what_queues_up_while_pushes_are_under_way_goes_as_one_group(
     run(scenario())
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_lost_lane_gets_everything_unanswered_again_in_order() -> None:
     """After a loss: hello with a new session, then all unanswered batches from the first."""
 
@@ -187,6 +196,7 @@ def test_a_lost_lane_gets_everything_unanswered_again_in_order() -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_lane_that_is_away_is_waited_for() -> None:
     """No lane to be found is a reason to ask again, not to fail."""
 
@@ -323,6 +333,7 @@ def test_settled_refuses_batches_it_does_not_know() -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_resent_batch_that_is_still_in_the_router_is_not_pushed_twice() -> None:
     """Same id in flight: both calls get the one answer."""
 
@@ -331,10 +342,12 @@ def test_a_resent_batch_that_is_still_in_the_router_is_not_pushed_twice() -> Non
         lane.gate.clear()
         router = make_router({"one": Places(lane)})
         first = asyncio.ensure_future(router.route(PRODUCER, 1, 1, group(header(0))))
-        await asyncio.sleep(0.01)
+        while lane.taken != [0]:
+            await asyncio.sleep(0)
         router.begin(PRODUCER, 2)
         second = asyncio.ensure_future(router.route(PRODUCER, 2, 1, group(header(0))))
-        await asyncio.sleep(0.01)
+        for _ in range(8):
+            await asyncio.sleep(0)  # it has taken its turn by then
         lane.gate.set()
         assert (await first).outcomes == (await second).outcomes
         assert lane.taken == [0]
