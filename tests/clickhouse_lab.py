@@ -63,15 +63,19 @@ class Lab:
         }
         return ClickHouseConfig(**(plain | options))
 
-    def sink(self, state: str = "state", clock: Any = None, **options: Any) -> ClickHouseSink:
+    def sink(
+        self, state: str = "state", clock: Any = None, *, name: str = "lab", **options: Any
+    ) -> ClickHouseSink:
         """An open sink."""
-        made = self.unopened(state, clock, **options)
+        made = self.unopened(state, clock, name=name, **options)
         made.open()
         return made
 
-    def unopened(self, state: str = "state", clock: Any = None, **options: Any) -> ClickHouseSink:
+    def unopened(
+        self, state: str = "state", clock: Any = None, *, name: str = "lab", **options: Any
+    ) -> ClickHouseSink:
         """A sink that is built and not opened."""
-        context = SinkContext("lab", clock or SystemClock(), self.folder / state)
+        context = SinkContext(name, clock or SystemClock(), self.folder / state)
         made = self.config(**options).build(context)
         self._sinks.append(made)
         return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from cdp_ray_sinks.files.lane_folders import kept_name
 from cdp_ray_sinks.routing.table import RoutingTable
 from cdp_ray_sinks.sinks.base import SinkConfig
 from cdp_ray_sinks.sources.base import SourceConfig
@@ -44,7 +45,7 @@ class LaneSpec:
     @property
     def keeps_as(self) -> str:
         """The name under which the lane keeps what must outlive it."""
-        return f"{self.sink_name}@{self.replica}" if self.replica else self.sink_name
+        return kept_name(self.sink_name, self.replica)
 
 
 @dataclass(frozen=True, slots=True)

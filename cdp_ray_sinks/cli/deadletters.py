@@ -32,15 +32,15 @@ from cdp_ray_sinks.cli.output import (
 )
 from cdp_ray_sinks.cli.running import use_auth_token
 from cdp_ray_sinks.config import PipelineConfig, load
+from cdp_ray_sinks.delivery.audit import SPOOL_SUFFIXES
 from cdp_ray_sinks.delivery.dead_letters import REASONS_FILE
 from cdp_ray_sinks.errors import CdpError, ConfigError, DrainTimeoutError
 from cdp_ray_sinks.files.archive_reading import read_batches
+from cdp_ray_sinks.files.lane_folders import is_of_lane
 
 REPLAYING: Final = ".replaying"
 REPLAYED: Final = ".replayed"
 EPOCH_FILE: Final = "epoch"
-SUFFIXES: Final = ("-spool", "-refused")
-"""Of the archives that a sink's spool has beside the sink's own."""
 
 
 @dataclass(slots=True)
@@ -145,9 +145,10 @@ def _folders(config: PipelineConfig, sink: str | None) -> list[Path]:
 
 def sink_of(config: PipelineConfig, name: str) -> str:
     """The sink whose dead letters an archive of that name holds."""
-    if name in config.sinks:
-        return name
-    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+    found = next((sink for sink in config.sinks if is_of_lane(name, sink)), None)
+    if found is not None:
+        return found
+    suffix = next((suffix for suffix in SPOOL_SUFFIXES if name.endswith(suffix)), "")
     return name.removesuffix(suffix)
 
 

@@ -28,11 +28,13 @@ from cdp_ray_sinks.delivery.push import (
 )
 from cdp_ray_sinks.delivery.spool_segment import left_in_spool
 from cdp_ray_sinks.files.landed import Count, Landed, Place, TableCount, count_segments, wanted_of
+from cdp_ray_sinks.files.lane_folders import is_of_lane, lane_folders
 from cdp_ray_sinks.sinks.base import SinkConfig
 
 Kind: TypeAlias = Literal["missing", "too many", "not accounted for", "dead letters missing"]
 
-DEAD_LETTER_SUFFIXES: Final = ("", "-spool", "-refused")
+SPOOL_SUFFIXES: Final = ("-spool", "-refused")
+"""Of the dead letters that a sink's spool has beside the sink's own."""
 REPLAYING: Final = ".replaying"
 REPLAY_PREFIX: Final = "deadletters/"
 _LATER: Final = (DEAD_LETTERED_LATER, REFUSED_LATER, DROPPED_FULL, DROPPED_OLD)
@@ -159,12 +161,18 @@ def _count(name: str, config: SinkConfig, folders: Folders, accounts: Accounts) 
     wanted = wanted_of([*accounts.open, *(header.batch_id for header in left)])
     landed = config.count_landed(wanted, folders.sinks / name)
     dead_letters: Counts = {}
-    for suffix in DEAD_LETTER_SUFFIXES:
-        for base in (folders.dead_letters, folders.dead_letters / REPLAYING):
-            for origin, count in count_segments(base / f"{name}{suffix}", {}).counts.items():
-                place = Place(origin.workspace_id, origin.hour)
-                dead_letters.setdefault(place, Count()).add_all(count)
+    for archive in _dead_letter_archives(name, folders.dead_letters):
+        for origin, count in count_segments(archive, {}).counts.items():
+            place = Place(origin.workspace_id, origin.hour)
+            dead_letters.setdefault(place, Count()).add_all(count)
     return _Counted(name, config.type, landed, left, dead_letters)
+
+
+def _dead_letter_archives(name: str, folder: Path) -> Iterable[Path]:
+    """Of all the sink's lanes, and of its spool; also those that are being replayed."""
+    for base in (folder, folder / REPLAYING):
+        yield from lane_folders(base / name)
+        yield from (base / f"{name}{suffix}" for suffix in SPOOL_SUFFIXES)
 
 
 def _compare(counted: _Counted, before: Accounts, after: Accounts) -> SinkAudit:
@@ -214,8 +222,11 @@ def _compare_dead_letters(
 ) -> None:
     """Those of batches refused in part are there besides, so there may be more."""
     accounted = before.of(result.name, DEAD_LETTERED, DEAD_LETTERED_LATER, REFUSED_LATER)
-    for suffix in DEAD_LETTER_SUFFIXES:
-        _add(accounted, after.taken.get(f"{REPLAY_PREFIX}{result.name}{suffix}", {}), -1)
+    from_spool = [f"{result.name}{suffix}" for suffix in SPOOL_SUFFIXES]
+    for producer, counts in after.taken.items():
+        archive = producer.removeprefix(REPLAY_PREFIX)
+        if archive != producer and (is_of_lane(archive, result.name) or archive in from_spool):
+            _add(accounted, counts, -1)
     for place, count in sorted(accounted.items()):
         found = kept.get(place, Count())
         if _is_audited(place, after) and found.messages < count.messages:

@@ -200,7 +200,8 @@ class SinkConfig(BaseModel):
     def count_landed(self, wanted: Wanted, state_dir: Path) -> Landed | None:
         """What the destination holds, read from there; None if that can't be told.
 
-        `state_dir` is the sink's own. Placeholders are resolved. May be called while the sink
-        is at work. Raises OSError.
+        `state_dir` is the sink's own; of several lanes it is the first one's, and the others'
+        are beside it, see `files.lane_folders`. Placeholders are resolved. May be called while
+        the sink is at work. Raises OSError.
         """
         return None

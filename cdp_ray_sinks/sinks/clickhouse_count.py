@@ -1,14 +1,15 @@
 """Whether ClickHouse still has the rows that the sink was told are there.
 
 What the tables hold is compared with what the sink's state directory says: rows per table,
-because no column of the tables says whose a row is. Tables whose engine merges rows away are
-left out, and where rows have a time to live fewer of them are no difference.
+because no column of the tables says whose a row is, and of all lanes together. Tables whose
+engine merges rows away are left out, and where rows have a time to live fewer of them are no
+difference.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from cdp_ray_sinks.files.landed_rows import (
     open_rows,
     parse_landed_rows,
 )
+from cdp_ray_sinks.files.lane_folders import lane_folders
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.sinks.clickhouse_client import Address, ClickHouseClient
 from cdp_ray_sinks.sinks.clickhouse_errors import ClickHouseError
@@ -38,26 +40,32 @@ _MERGES_ROWS: Final = re.compile("Replacing|Summing|Aggregating|Collapsing|Graph
 def count_landed(
     address: Address, directory: Path, wanted: Wanted, *, tables_are_shared: bool
 ) -> Landed:
-    """What the state directory says has landed, and what the tables hold.
+    """What the state directories of all lanes say has landed, and what the tables hold.
 
-    Without an answer of the server, or of an engine that another process has, `unread` says so.
-    Raises OSError.
+    `directory` is the first lane's. Without an answer of the server, or of an engine that
+    another process has, `unread` says so. Raises OSError.
     """
     landed = Landed(is_all_known=True)
-    before = _known(directory)
+    before = {lane: _known(lane) for lane in lane_folders(directory)}
     try:
         found = _asked(address)
     except (ClickHouseError, ConfigError) as error:
         found, landed.unread = {}, f"{address.url}: {error}"
-    under_way = _open_generations(directory, landed)  # before what is finished: none is missed
-    after, ledger = _known_and_ledger(directory, landed)
-    for place, count in after.places.items():
-        landed.add(Origin(b"", 0, place.workspace_id, place.hour), count)
-    landed.kept_from_hour = after.kept_from_hour
-    landed.found = found_in_ledger(ledger.snapshot(), wanted)
+    lanes = lane_folders(directory)
+    generations = [one for lane in lanes for one in _open_generations(lane, landed)]
+    under_way = open_rows(generations)  # read before what is finished: none is missed
+    after = {}
+    for lane in lanes:
+        after[lane], ledger = _known_and_ledger(lane, landed)
+        for place, count in after[lane].places.items():
+            landed.add(Origin(b"", 0, place.workspace_id, place.hour), count)
+        landed.found |= found_in_ledger(ledger.snapshot(), wanted)
+    hours = [known.kept_from_hour for known in after.values() if known.kept_from_hour is not None]
+    landed.kept_from_hour = max(hours, default=None)
     for table, (rows, note) in found.items():
         more = None if tables_are_shared else under_way.get(table, 0)
-        landed.tables.append(_table_count(table, rows, note, before, after, more))
+        told = list(before.values()), list(after.values())
+        landed.tables.append(_table_count(table, rows, note, *told, more))
     return landed
 
 
@@ -95,23 +103,32 @@ def _table_count(
     table: str,
     rows: int | None,
     note: str,
-    before: LandedRows,
-    after: LandedRows,
+    before: Sequence[LandedRows],
+    after: Sequence[LandedRows],
     under_way: int | None,
 ) -> TableCount:
-    """`under_way` rows may be there besides, None for any number."""
-    old = 0 if after.before is None else after.before.get(table, 0)
-    low = before.rows.get(table, RowCount()).landed
-    high = after.rows.get(table, RowCount())
-    if rows is not None and after.before is None:
+    """Lanes as they were before and after the rows were counted; `under_way` rows may be there
+    besides, None for any number."""
+    old = _rows_of_nobody(table, after)
+    if rows is not None and old is None:
         rows, note = None, "not counted: the sink has not looked at it yet"
-    return TableCount(
-        table,
-        low=0 if note == _TIME_TO_LIVE else old + low,
-        high=None if under_way is None else old + high.landed + high.unsure + under_way,
-        found=rows,
-        note=note,
-    )
+    low = (old or 0) + sum(known.rows.get(table, RowCount()).landed for known in before)
+    high: int | None = None
+    if under_way is not None:
+        counts = [known.rows.get(table, RowCount()) for known in after]
+        high = (old or 0) + under_way + sum(count.landed + count.unsure for count in counts)
+    return TableCount(table, 0 if note == _TIME_TO_LIVE else low, high, rows, note)
+
+
+def _rows_of_nobody(table: str, lanes: Sequence[LandedRows]) -> int | None:
+    """The rows that no lane has sent, None while one that has sent some did not look.
+
+    A lane that opens later takes rows of the others for such: the first one saw the fewest.
+    """
+    looked = [known.before for known in lanes if known.before is not None]
+    if not looked or any(known.before is None and known.rows for known in lanes):
+        return None
+    return min(known.get(table, 0) for known in looked)
 
 
 def _known(directory: Path) -> LandedRows:
@@ -120,8 +137,8 @@ def _known(directory: Path) -> LandedRows:
     return known
 
 
-def _open_generations(directory: Path, landed: Landed) -> Mapping[str, int]:
-    """Rows per table of what is on its way; what ends meanwhile is counted as ended."""
+def _open_generations(directory: Path, landed: Landed) -> Sequence[Generation]:
+    """What is on its way; what ends meanwhile is counted as ended."""
     found: list[Generation] = []
     for path in directory.glob("generation-*"):
         if GENERATION_NAME.fullmatch(path.name) is None:
@@ -134,7 +151,7 @@ def _open_generations(directory: Path, landed: Landed) -> Mapping[str, int]:
             landed.problems.append(str(error))
             continue
         found.append(generation)
-    return open_rows(found)
+    return found
 
 
 def _known_and_ledger(directory: Path, landed: Landed) -> tuple[LandedRows, Ledger]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -275,3 +276,56 @@ def test_the_audit_counts_the_rows(
     found = json.loads(capsys.readouterr().out)["sinks"]["rows"]
     assert found["found"]["events"] == 60_000
     assert "127.0.0.1:1" in found["unread"]
+
+
+@pytest.mark.parametrize(
+    ("placement", "lanes"),
+    [("replicas = 2", ["rows", "rows@1"]), ("per_node = true", ["rows@*"])],
+)
+def test_the_audit_counts_all_lanes(
+    placement: str, lanes: list[str], make_config: Make, lab: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """Each has a ledger, a count of rows and dead letters of its own."""
+    path = tmp_path / "pipeline.toml"
+    path.write_text(
+        f"""
+        [pipeline]
+        name = "{lab.database}"
+        state_dir = "{tmp_path}/state"
+        [ray]
+        address = "{ray.get_runtime_context().gcs_address}"
+        [delivery]
+        window_bytes = 16_777_216
+        populate_object_store = false
+        [sources.none]
+        type = "synthetic"
+        events = 1
+        [sinks.rows]
+        type = "clickhouse"
+        url = "{lab.server.url}"
+        database = "{lab.database}"
+        create_tables = true
+        on_full = "block"
+        placement = {{ {placement} }}
+        """
+    )
+    with Pipeline(load(path).model_copy(update={"sources": {}})) as pipeline:
+        producer = pipeline.producer("mine")
+        for workspace in range(1, 25):
+            producer.submit(lab.numbered(0, 50, workspace_id=workspace))
+            producer.submit(lab.batch([{"user_id": "nobody"}] * 3, types=2, workspace_id=workspace))
+        producer.flush(60)
+        assert audit_pipeline(path, as_json=True) == 0
+    capsys.readouterr()
+    assert audit_pipeline(path, as_json=True) == 0
+    (sink,) = json.loads(capsys.readouterr().out)["sinks"].values()
+    assert sink["found"]["events"] == 24 * 53
+    (events,) = [table for table in sink["tables"] if table["name"] == "events_v1"]
+    assert (events["low"], events["high"], events["found"]) == (1200, 1200, 1200)
+    for lane in lanes:
+        (folder,) = (tmp_path / "state/dead_letters").glob(lane)
+        assert any(folder.iterdir())
+        (folder,) = (tmp_path / "state/sinks").glob(lane)
+        shutil.move(folder, tmp_path / "put_aside")
+        assert audit_pipeline(path, as_json=True) == 1
+        shutil.move(tmp_path / "put_aside", folder)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from cdp_ray_sinks.bench.material import synthetic_batches
-from cdp_ray_sinks.cli.deadletters import list_dead_letters, show_dead_letters
+from cdp_ray_sinks.cli.deadletters import list_dead_letters, show_dead_letters, sink_of
 from cdp_ray_sinks.clock import SystemClock
+from cdp_ray_sinks.config import load
 from cdp_ray_sinks.delivery.dead_letters import DeadLetterArchive
 from cdp_ray_sinks.errors import ConfigError, TerminalError
 from cdp_ray_sinks.testing import numbered_batch, numbers_in
@@ -136,3 +137,11 @@ def test_a_replay_lands_them_once_however_often_it_is_tried(folder: Path) -> Non
 def landed(folder: Path) -> list[int]:
     """The running numbers in the archive."""
     return sorted(numbers_in(folder / "archive"))
+
+
+def test_an_archive_is_of_the_sink_whose_lane_or_spool_made_it(folder: Path) -> None:
+    """A lane among several adds its number or node, which may look like a suffix."""
+    config = load(folder / "pipeline.toml")
+    for name in ("archive", "archive@1", "archive@node-spool", "archive-spool", "archive-refused"):
+        assert sink_of(config, name) == "archive"
+    assert sink_of(config, "archive2@1") == "archive2@1"

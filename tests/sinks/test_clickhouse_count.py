@@ -78,6 +78,34 @@ def test_rows_that_were_there_before_are_not_counted_against_it(lab: Any) -> Non
     assert "time to live" in events.note
 
 
+def test_the_rows_of_several_lanes_are_counted_together(lab: Any) -> None:
+    """One that opens later finds rows of the first there; a lane that never opened says nothing."""
+    lab.command("CREATE DATABASE IF NOT EXISTS {db}")
+    stranger = lab.sink("elsewhere")
+    stranger.write(lab.numbered(9000, 7))
+    lab.flush(stranger)
+    sinks = []
+    for number, name in enumerate(["lab", "lab@1", "lab@some.node"]):
+        sink = lab.sink(name=name)
+        sink.write(lab.numbered(number * 100, 100))
+        lab.flush(sink)
+        sinks.append(sink)
+    (lab.folder / "state" / "lab@9").mkdir()
+    (lab.folder / "state" / "lab-other").mkdir()
+    assert table(counted(lab), "events_v1") == TableCount("events_v1", 307, 307, 307)
+    for sink in sinks:
+        sink.close()
+    (place,) = counted(lab).counts
+    assert counted(lab).counts[place] == Count(3, 300, 300)
+    away = BatchId(b"0123456789abcdef", 1, 1)
+    batch = lab.numbered(300, 1)
+    sink = lab.sink(name="lab@1")
+    sink.write(batch)
+    lab.flush(sink)
+    found = counted(lab, wanted_of([batch.header.batch_id, away])).found
+    assert found == {batch.header.batch_id}
+
+
 def test_a_generation_under_way_may_be_there_or_not(lab: Any) -> None:
     """As a process leaves it that is killed after its inserts; the next one counts it once."""
     landed_batches(lab)
