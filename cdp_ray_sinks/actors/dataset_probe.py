@@ -22,7 +22,7 @@ def dataset_written_s(
     `options` are those of `pyarrow.parquet.ParquetWriter`; the files are removed. Uses the
     cluster that the process is connected to.
     """
-    with _dataset(blocks) as dataset:
+    with dataset_of(blocks) as dataset:
         began = time.perf_counter()
         dataset.write_parquet(str(directory), **options)
         taken_s = time.perf_counter() - began
@@ -32,7 +32,7 @@ def dataset_written_s(
 
 def dataset_inserted_s(blocks: Sequence[pa.Table], table: str, dsn: str) -> float:
     """Seconds that `Dataset.write_clickhouse` takes to append the same to a table."""
-    with _dataset(blocks) as dataset:
+    with dataset_of(blocks) as dataset:
         from ray.data import SinkMode
 
         began = time.perf_counter()
@@ -40,9 +40,25 @@ def dataset_inserted_s(blocks: Sequence[pa.Table], table: str, dsn: str) -> floa
         return time.perf_counter() - began
 
 
+def table_files(directory: Path) -> Any:
+    """A Dataset of the Parquet files of a directory, as Ray Data reads them."""
+    import ray.data
+
+    return ray.data.read_parquet(str(directory))
+
+
 @contextmanager
-def _dataset(blocks: Sequence[pa.Table]) -> Iterator[Any]:
+def dataset_of(blocks: Sequence[pa.Table]) -> Iterator[Any]:
     """The blocks in the object store, and Ray Data without what it has to say of each step."""
+    with quiet_ray_data():
+        import ray.data
+
+        yield ray.data.from_arrow(list(blocks)).materialize()
+
+
+@contextmanager
+def quiet_ray_data() -> Iterator[None]:
+    """Ray Data without progress and without warnings; as it was before, afterwards."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -50,6 +66,6 @@ def _dataset(blocks: Sequence[pa.Table]) -> Iterator[Any]:
             import ray.data
 
             ray.data.DataContext.get_current().enable_progress_bars = False
-            yield ray.data.from_arrow(list(blocks)).materialize()
+            yield
     finally:
         logging.disable(logging.NOTSET)

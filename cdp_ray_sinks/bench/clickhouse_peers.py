@@ -53,7 +53,7 @@ def peer_rows(settings: Settings, database: Database, batches: Sequence[Batch]) 
                     _json_each_row_s(database, blocks, lap)
                     if name == "json_each_row"
                     else dataset_inserted_s(
-                        [_plain(block) for block in blocks],
+                        [plain_table(block) for block in blocks],
                         f"{database.client.address.database}.{EVENTS}",
                         database.url.replace("http://", "clickhouse://default:@"),
                     )
@@ -98,7 +98,7 @@ def _hyphenated(data: bytes) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def _plain(block: pa.RecordBatch) -> pa.Table:
+def plain_table(block: pa.RecordBatch) -> pa.Table:
     """Columns as Ray Data takes them: words instead of a dictionary."""
     place = block.schema.get_field_index("event_name")
     names = block.column(place).cast(pa.utf8())

@@ -31,6 +31,7 @@ PARTS: Final = {
     "forwarder": ("cdp_ray_sinks.bench.forwarder_rows:forwarder_rows",),
     "spool": ("cdp_ray_sinks.bench.spool_rows:spool_rows",),
     "nodes": ("cdp_ray_sinks.bench.node_rows:node_rows",),
+    "ray_data": ("cdp_ray_sinks.bench.ray_data_rows:ray_data_rows",),
     "http": ("cdp_ray_sinks.bench.http_rows:http_rows",),
     "kernels": ("cdp_ray_sinks.bench.kernel_rows:kernel_rows",),
 }

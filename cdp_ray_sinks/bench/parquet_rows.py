@@ -11,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from cdp_ray_sinks.actors.dataset_probe import dataset_written_s
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.batch.columns import DecodeBuffers
-from cdp_ray_sinks.batch.encoding import encode_events
 from cdp_ray_sinks.bench.lanes import spread, submitted_s, workspaces_by_lane
 from cdp_ray_sinks.bench.limits import file_system_of, prime
-from cdp_ray_sinks.bench.material import synthetic_batches
+from cdp_ray_sinks.bench.material import synthetic_batches, without_number
 from cdp_ray_sinks.bench.parquet_material import (
     BATCH_EVENTS,
     GROUP_ROWS,
@@ -36,7 +34,6 @@ from cdp_ray_sinks.bench.settings import Settings
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.delivery.producer import Producer
 from cdp_ray_sinks.errors import ConfigError
-from cdp_ray_sinks.files.commit_index import xxh3
 from cdp_ray_sinks.pipeline import Pipeline
 from cdp_ray_sinks.writers.parquet import ParquetSettings, read_footer
 
@@ -174,7 +171,7 @@ def _lane_rows(settings: Settings, lane: Lane, file_system: str) -> Iterator[Row
     table = ready_table(batches, settings.directory)
     directory = settings.directory / lane.variant
     options = options_of(ParquetSettings(lane.compression), table)
-    opener = _without_number(batches[0])
+    opener = without_number(batches[0])
     # A workspace's share of a lap and the message before it fill a segment.
     share = _record_bytes(batches[:: lane.lanes]) + len(opener.records)
     laps, dataset_laps, read_back = [], [], settings.events
@@ -250,19 +247,6 @@ def _files(directory: Path, workspaces: Sequence[int]) -> list[Path]:
         for workspace_id in workspaces
         for path in sorted((directory / str(workspace_id)).rglob("*.parquet"))
     ]
-
-
-def _without_number(batch: Batch) -> Batch:
-    """A batch of one event that holds no running number, received when that batch was."""
-    received_at_ms = batch.header.received_at_ms
-    records, offsets = encode_events(
-        np.ones(1, np.uint8), np.array([received_at_ms]), names=pa.array(["opener"]),
-        payloads=pa.array([b"{}"]), events_per_message=1, received_at_ms=received_at_ms,
-    )  # fmt: skip
-    header = batch.header._replace(
-        message_count=1, event_count=1, record_bytes=len(records), checksum=xxh3(records)
-    )
-    return Batch(header, records, offsets)
 
 
 def _record_bytes(batches: Sequence[Batch]) -> int:

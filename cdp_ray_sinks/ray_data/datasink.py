@@ -35,6 +35,9 @@ class CdpDatasink(Datasink[WriteReport]):
     when the write begins. Rows that can't be sent end the write, or are kept as Parquet files
     in `bad_rows_to`.
 
+    A task ends when its rows are durable. With `rows_per_task_min` Ray Data gives it several
+    blocks, so that it makes messages of one while sinks write the ones before.
+
     Under the same `write_id` a write that failed can be run again: what is durable is not
     written twice. `report` tells what was done once the write has ended.
     """
@@ -50,6 +53,7 @@ class CdpDatasink(Datasink[WriteReport]):
         received_at_ms: int | None = None,
         bad_rows_to: str | Path | None = None,
         write_id: str | None = None,
+        rows_per_task_min: int | None = None,
         namespace: str = NAMESPACE,
     ) -> None:
         if (name is None) == (config is None):
@@ -59,6 +63,7 @@ class CdpDatasink(Datasink[WriteReport]):
         self._namespace = namespace if self._config is None else self._config.ray.namespace
         self._mapping = RowMapping(rows, dict(columns or {}), workspace_id)
         self._bad_rows_to = None if bad_rows_to is None else str(Path(bad_rows_to).absolute())
+        self._rows_per_task_min = rows_per_task_min
         self._write_id = write_id
         self._received_at_ms = received_at_ms
         if write_id is not None:
@@ -131,6 +136,11 @@ class CdpDatasink(Datasink[WriteReport]):
                 f"What sinks had made durable stays, and no file is half published. The same write "
                 f"with write_id={self._plan.write_id!r} adds what is missing and nothing twice."
             )
+
+    @property
+    def min_rows_per_write(self) -> int | None:
+        """How many rows Ray Data puts together for a task, at least."""
+        return self._rows_per_task_min
 
     def get_name(self) -> str:
         """Names the operator in Ray Data's progress."""
