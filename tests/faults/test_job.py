@@ -23,7 +23,7 @@ from cdp_ray_sinks.cli.verify import verify_archive
 
 RAY = Path(sys.executable).with_name("ray")
 STOP_WAIT_S = 60
-PATIENCE_S = 90
+PATIENCE_S = 180
 SECRET = "never-to-be-seen-0123456789"
 CONFIG = """
 [pipeline]
@@ -129,7 +129,15 @@ def test_a_job_that_is_stopped_drains_and_reports(head: str, tmp_path: Path) -> 
         "--submission-id", "mine", "--runtime-env-json", json.dumps(environment),
         "--", "sh", "-c", command,
     ]  # fmt: skip
-    said_of_it = call(submitted, folder)
+    said_of_it = ""
+
+    def is_submitted() -> bool:
+        nonlocal said_of_it
+        said_of_it = call(submitted, folder)
+        return "submitted successfully" in said_of_it or "No available agent" not in said_of_it
+
+    # The dashboard answers before the node's agent, which runs the jobs, has come.
+    until(is_submitted, lambda: said_of_it)
     assert "submitted successfully" in said_of_it, said_of_it
 
     def logs() -> str:
