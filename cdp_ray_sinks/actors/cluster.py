@@ -8,7 +8,9 @@ from typing import Any
 
 import ray
 
+from cdp_ray_sinks.actors.nodes import alive_nodes, own_node_id
 from cdp_ray_sinks.actors.state_log import job_logging
+from cdp_ray_sinks.actors.store_windows import check_windows, windows_bytes
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.errors import ConfigError
 
@@ -19,7 +21,7 @@ def connect(config: PipelineConfig) -> bool:
     """Join the configured cluster, or start a private one; whether it is ours to stop.
 
     Inside a job or where Ray is already initialised that cluster is used. Raises ConfigError
-    when the address can't be reached or the store is too small for the producers' windows.
+    when the address can't be reached or a store is too small for the producers' windows.
     """
     is_private = False
     if not ray.is_initialized():
@@ -29,7 +31,7 @@ def connect(config: PipelineConfig) -> bool:
         else:
             _start_private(config)
             is_private = True
-    _check_windows(config)
+    check_windows(config, alive_nodes(), own_node_id())
     return is_private
 
 
@@ -64,22 +66,3 @@ def _start_private(config: PipelineConfig) -> None:
         configure_logging=True,
         **job_logging(config),
     )
-
-
-def windows_bytes(config: PipelineConfig) -> int:
-    """What all producers of the pipeline may hold together, the driver's own included."""
-    return config.delivery.window_bytes * max(1, len(config.active_sources()))
-
-
-def _check_windows(config: PipelineConfig) -> None:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    stores = [node["Resources"].get("object_store_memory", 0) for node in nodes if node["Alive"]]
-    store = int(sum(stores))
-    wanted = windows_bytes(config)
-    if store and wanted > store // 2:
-        raise ConfigError(
-            f"delivery.window_bytes = {config.delivery.window_bytes}: "
-            f"{max(1, len(config.active_sources()))} windows of that size hold {wanted} bytes, "
-            f"more than half of the object store's {store}; lower it, or raise "
-            "ray.object_store_bytes"
-        )

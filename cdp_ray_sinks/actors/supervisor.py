@@ -33,6 +33,7 @@ from cdp_ray_sinks.actors.router_actor import RouterActor
 from cdp_ray_sinks.actors.sink_actor import SinkActor
 from cdp_ray_sinks.actors.specs import LaneSpec, RouterSpec, SinkSpec, SourceSpec, SpoolSpec
 from cdp_ray_sinks.actors.spool_actor import SpoolActor
+from cdp_ray_sinks.actors.store_windows import node_problem
 from cdp_ray_sinks.actors.warming import warm_kernels
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.errors import ConfigError
@@ -212,6 +213,8 @@ class Supervisor:
         for node_id in [node_id for node_id in self._routers if node_id not in alive]:
             del self._routers[node_id]
         told = [f"node {node.name!r} has come" for node in came]
+        small = [node_problem(self._config, node, nodes, own_node_id()) for node in came]
+        told += [text for text in small if text is not None]
         told += [f"node {n.name!r} is gone" for n in self._nodes if n.node_id not in alive]
         told += [f"node {n.name!r} is to be left" for n in nodes if n.is_draining]
         self._nodes = nodes
