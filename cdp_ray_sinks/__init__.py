@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cdp_ray_sinks.pipeline import Pipeline
     from cdp_ray_sinks.ray_data.archive_datasource import read_archive
     from cdp_ray_sinks.ray_data.datasink import CdpDatasink
+    from cdp_ray_sinks.ray_data.tap import CdpTap
     from cdp_ray_sinks.sinks.base import Sink, SinkConfig, SinkContext
     from cdp_ray_sinks.sinks.clickhouse import ClickHouseConfig, ClickHouseSink
     from cdp_ray_sinks.sinks.disk_binary import DiskBinaryConfig, DiskBinarySink
@@ -60,6 +61,7 @@ __all__ = [
     "BufferPool",
     "CdpDatasink",
     "CdpError",
+    "CdpTap",
     "ClickHouseConfig",
     "ClickHouseSink",
     "ConfigError",

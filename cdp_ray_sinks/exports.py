@@ -32,6 +32,7 @@ MODULES: Final = {
     "cdp_ray_sinks.pipeline": ("Pipeline",),
     "cdp_ray_sinks.ray_data.archive_datasource": ("read_archive",),
     "cdp_ray_sinks.ray_data.datasink": ("CdpDatasink",),
+    "cdp_ray_sinks.ray_data.tap": ("CdpTap",),
     "cdp_ray_sinks.sinks.base": ("Sink", "SinkConfig", "SinkContext"),
     "cdp_ray_sinks.sinks.clickhouse": ("ClickHouseConfig", "ClickHouseSink"),
     "cdp_ray_sinks.sinks.disk_binary": ("DiskBinaryConfig", "DiskBinarySink"),

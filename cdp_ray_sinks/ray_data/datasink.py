@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import secrets
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ray.data import Datasink
 from ray.data.block import BlockAccessor
@@ -20,10 +17,8 @@ from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.errors import CdpError, ConfigError
 from cdp_ray_sinks.pipeline import Pipeline
 from cdp_ray_sinks.ray_data.row_batches import RowKind, RowMapping
+from cdp_ray_sinks.ray_data.write_ids import new_id, time_of
 from cdp_ray_sinks.ray_data.write_task import WritePlan, WriteReport, write_blocks
-
-_WRITE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_OWN_ID: Final = re.compile(r"([0-9]{13})-[0-9a-f]{8}")
 
 
 class CdpDatasink(Datasink[WriteReport]):
@@ -67,7 +62,7 @@ class CdpDatasink(Datasink[WriteReport]):
         self._write_id = write_id
         self._received_at_ms = received_at_ms
         if write_id is not None:
-            self._received_at_ms = _time_of(write_id, received_at_ms, self._mapping)
+            self._received_at_ms = time_of("write_id", write_id, received_at_ms, self._mapping)
         self._pipeline: Pipeline | None = None
         self._plan: WritePlan | None = None
         self.report = WriteReport()
@@ -87,9 +82,7 @@ class CdpDatasink(Datasink[WriteReport]):
 
     def on_write_start(self, schema: Any = None) -> None:
         """Ray Data calls it on the driver, before the first task; starts a pipeline of its own."""
-        now_ms = time.time_ns() // 1_000_000
-        received_at_ms = now_ms if self._received_at_ms is None else self._received_at_ms
-        made_id = f"{received_at_ms}-{secrets.token_hex(4)}"
+        made_id, received_at_ms = new_id(self._received_at_ms)
         self.report = WriteReport()
         self._plan = WritePlan(
             self._name, self._namespace, self._write_id or made_id, received_at_ms, self._mapping,
@@ -151,18 +144,3 @@ def sinks_only(config: PipelineConfig | str | Path) -> PipelineConfig:
     """A configuration, or that of a TOML file, without its sources."""
     found = config if isinstance(config, PipelineConfig) else load(config, needs_source=False)
     return found.model_copy(update={"sources": {}})
-
-
-def _time_of(write_id: str, received_at_ms: int | None, mapping: RowMapping) -> int | None:
-    """When rows of a write of that id are received, which must be the same each time."""
-    if not _WRITE_ID.fullmatch(write_id):
-        raise ConfigError(f"write_id = {write_id!r}: 1-100 letters, digits or any of _ . -")
-    own = _OWN_ID.fullmatch(write_id)
-    if received_at_ms is None and own is not None:
-        return int(own[1])
-    if received_at_ms is None and "received_at_ms" not in mapping.columns:
-        raise ConfigError(
-            f"write_id = {write_id!r}: give received_at_ms=… with it, or map a column to it: a "
-            "second run must put the same rows into the same hour"
-        )
-    return received_at_ms

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,7 +68,8 @@ class WriteReport:
 
 @dataclass(frozen=True, slots=True)
 class WritePlan:
-    """What all tasks of a write have in common. `write_id` and `received_at_ms` fix its ids."""
+    """What all tasks of a write have in common. `write_id` and `received_at_ms` fix its ids, and
+    `kind`: a tap never has those of a write."""
 
     pipeline: str
     namespace: str
@@ -76,6 +77,12 @@ class WritePlan:
     received_at_ms: int
     mapping: RowMapping
     bad_rows_to: str | None = None
+    kind: Literal["write", "tap"] = "write"
+
+    def producer_name(self, task: str) -> str:
+        """Of a task's producer, from which its ids are made."""
+        room = "ray_data" if self.kind == "write" else f"ray_data/{self.kind}"
+        return f"{room}/{self.write_id}/{task}"
 
 
 class Settling:
@@ -182,10 +189,10 @@ def write_blocks(plan: WritePlan, task: str, tables: Callable[[], Any]) -> Write
 
     Raises WriteFailedError, BadRowsError that names rows and columns, ConfigError.
     """
-    title = f"write {plan.write_id!r}, task {task}"
+    title = f"{plan.kind} {plan.write_id!r}, task {task}"
     try:
         joined = Joined(plan.pipeline, plan.namespace)
-        settling = Settling(joined, f"ray_data/{plan.write_id}/{task}", title)
+        settling = Settling(joined, plan.producer_name(task), title)
     except (ConfigError, TransientError) as error:
         raise WriteFailedError(f"{title}: {error}") from None
     kept: list[pa.Table] = []

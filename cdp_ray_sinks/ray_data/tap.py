@@ -1,0 +1,95 @@
+"""`CdpTap`: rows into a running pipeline on their way through a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+from ray.data import DataContext
+from ray.data._internal.execution.interfaces import TaskContext
+from ray.data.block import BlockAccessor
+
+from cdp_ray_sinks.actors.specs import NAMESPACE
+from cdp_ray_sinks.errors import ConfigError
+from cdp_ray_sinks.ray_data.row_batches import RowKind, RowMapping
+from cdp_ray_sinks.ray_data.write_ids import new_id, time_of
+from cdp_ray_sinks.ray_data.write_task import WritePlan, write_blocks
+
+_CALLS: Final = "cdp_tap_calls"
+
+
+class CdpTap:
+    """Sends the rows that pass to the running pipeline `name`, for `Dataset.map_batches`.
+
+    Each batch is handed on unchanged, as it came, once its rows are settled by every required
+    sink. Rows, columns and `bad_rows_to` are those of `CdpDatasink`. Best with
+    `batch_format="pyarrow"` and without a `batch_size`: then blocks pass as they are.
+
+    Batches have ids made from `tap_id`, the task and their place in it, so a task that is tried
+    again adds nothing twice, nor does a dataset that is executed again and gives the same rows to
+    the same tasks. A tap is made on the driver, for one place in one dataset.
+
+    Raises ConfigError, also from a task: when it is no task of Ray Data, or one that Ray Data
+    may try again from within (`DataContext.retried_map_errors`). A call raises what
+    `write_blocks` raises.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        rows: RowKind = "events",
+        columns: Mapping[str, str] | None = None,
+        workspace_id: int | None = None,
+        received_at_ms: int | None = None,
+        bad_rows_to: str | Path | None = None,
+        tap_id: str | None = None,
+        namespace: str = NAMESPACE,
+    ) -> None:
+        mapping = RowMapping(rows, dict(columns or {}), workspace_id)
+        if tap_id is None:
+            if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
+                raise ConfigError(
+                    "CdpTap: inside an actor give tap_id=…: each actor of a pool would make one of "
+                    "its own, and rows of a task that another one tries again would be there twice"
+                )
+            tap_id, received_at_ms = new_id(received_at_ms)
+        else:
+            received_at_ms = time_of("tap_id", tap_id, received_at_ms, mapping)
+        kept = None if bad_rows_to is None else str(Path(bad_rows_to).absolute())
+        # Without a time each row has one, in a column.
+        self._plan = WritePlan(
+            name, namespace, tap_id, received_at_ms or 0, mapping, kept, kind="tap"
+        )
+
+    @property
+    def tap_id(self) -> str:
+        """What the tap is known by: as given, or as made."""
+        return self._plan.write_id
+
+    def __call__(self, batch: Any) -> Any:
+        """Send the rows of one batch; the same batch, when they are durable."""
+        place = self._place()
+        table = BlockAccessor.for_block(BlockAccessor.batch_to_block(batch)).to_arrow()
+        if table.num_rows:
+            write_blocks(self._plan, place, lambda: [table])
+        return batch
+
+    def _place(self) -> str:
+        """Which batch of which task this is: the same when the task is tried again."""
+        context = TaskContext.get_current()
+        if context is None:
+            raise ConfigError("CdpTap: to be called by Ray Data, as in dataset.map_batches(tap)")
+        data = DataContext.get_current()
+        if data.retried_map_errors and data.max_map_retries:
+            raise ConfigError(
+                "CdpTap: DataContext.retried_map_errors is set; a task that begins again from "
+                "within would count its batches on, and they would be there twice"
+            )
+        # What a task keeps here is forgotten when another process tries it again.
+        key = f"{_CALLS}/{self.tap_id}"
+        call = context.kwargs.get(key, 0)
+        context.kwargs[key] = call + 1
+        return f"{context.task_idx}-{call}"
