@@ -36,6 +36,7 @@ from cdp_ray_sinks.placeholders import (
 from cdp_ray_sinks.routing.table import Match, RoutingTable, Rule, event_type_mask
 from cdp_ray_sinks.sinks import registry as sink_registry
 from cdp_ray_sinks.sinks.base import SinkConfig
+from cdp_ray_sinks.sinks.custom import is_custom
 from cdp_ray_sinks.sources import registry as source_registry
 from cdp_ray_sinks.sources.base import SourceConfig
 from cdp_ray_sinks.validation import config_error, did_you_mean, key_text, shown, validated
@@ -335,7 +336,8 @@ def _load_each(
         if not isinstance(options, Mapping):
             raise ConfigError(f"{where} = {shown(options)}: must be a table, [{where}]")
         kind = options.get("type")
-        if not isinstance(kind, str) or kind not in registry:
+        is_own = base is SinkConfig and isinstance(kind, str) and is_custom(kind)
+        if not isinstance(kind, str) or not (is_own or kind in registry):
             text = "missing" if kind is None else f"unknown {section[:-1]} type"
             value_text = "" if kind is None else f" = {shown(kind)}"
             hint = did_you_mean(str(kind), registry)

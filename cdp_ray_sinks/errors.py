@@ -34,6 +34,14 @@ class TransientError(SinkError):
         return self.message
 
 
+def as_transient(error: Exception) -> TransientError:
+    """The error itself, or what stands for one that nobody foresaw: its type and text."""
+    if isinstance(error, TransientError):
+        return error
+    is_ours = isinstance(error, SinkError)
+    return TransientError(str(error) if is_ours else f"{type(error).__name__}: {error}")
+
+
 class TerminalError(SinkError):
     """Trying again can't help: the batch goes to the dead letters."""
 

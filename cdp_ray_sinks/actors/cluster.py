@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from cdp_ray_sinks.actors.nodes import alive_nodes, own_node_id
+from cdp_ray_sinks.actors.sink_modules import modules_found
 from cdp_ray_sinks.actors.state_log import job_logging
 from cdp_ray_sinks.actors.store_windows import check_windows, windows_bytes
 from cdp_ray_sinks.config import PipelineConfig
@@ -27,7 +28,8 @@ def connect(config: PipelineConfig) -> bool:
     if not ray.is_initialized():
         address = config.ray.address or os.environ.get("RAY_ADDRESS")
         if address:
-            _join(address, config.ray.namespace, job_logging(config))
+            options = job_logging(config) | modules_found(config.active_sinks())
+            _join(address, config.ray.namespace, options)
         else:
             _start_private(config)
             is_private = True
@@ -35,10 +37,10 @@ def connect(config: PipelineConfig) -> bool:
     return is_private
 
 
-def _join(address: str, namespace: str, logging: dict[str, Any] | None = None) -> None:
+def _join(address: str, namespace: str, options: dict[str, Any] | None = None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": ERROR}
     try:
-        ray.init(address=address, namespace=namespace, **quiet, **(logging or {}))
+        ray.init(address=address, namespace=namespace, **quiet, **(options or {}))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"ray.address = {address!r}: {error}") from None
 
@@ -65,4 +67,5 @@ def _start_private(config: PipelineConfig) -> None:
         logging_level=ERROR,
         configure_logging=True,
         **job_logging(config),
+        **modules_found(config.active_sinks()),
     )

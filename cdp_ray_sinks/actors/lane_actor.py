@@ -84,8 +84,10 @@ class LaneActor:
             try:
                 lane = self._new_lane()
                 lane.start()
-            except (SinkError, ConfigError, OSError) as error:
-                self._open_error = error
+            except Exception as error:  # noqa: BLE001 - a sink of somebody's own may raise anything
+                is_known = isinstance(error, SinkError | ConfigError | OSError)
+                unforeseen = ConfigError(f"{type(error).__name__}: {error}")
+                self._open_error = error if is_known else unforeseen
                 attempt += 1
                 self._clock.sleep_ms(backoff.delay_ms(attempt, random.random))
             else:

@@ -31,6 +31,7 @@ from cdp_ray_sinks.actors.nodes import (
 )
 from cdp_ray_sinks.actors.router_actor import RouterActor
 from cdp_ray_sinks.actors.sink_actor import SinkActor
+from cdp_ray_sinks.actors.sink_modules import modules_missed
 from cdp_ray_sinks.actors.specs import LaneSpec, RouterSpec, SinkSpec, SourceSpec, SpoolSpec
 from cdp_ray_sinks.actors.spool_actor import SpoolActor
 from cdp_ray_sinks.actors.store_windows import node_problem
@@ -112,7 +113,8 @@ class Supervisor:
                 self._spools[name] = self._create_spool(name, config)
                 opening.append((name, self._spools[name].ready.remote(READY_TIMEOUT_S)))
         try:
-            notes = [(name, note) for name, ref in opening for note in ray.get(ref)]
+            with modules_missed(self._config.active_sinks()):
+                notes = [(name, note) for name, ref in opening for note in ray.get(ref)]
         except ConfigError as error:
             raise ConfigError(str(getattr(error, "cause", error))) from None
         for name, lone in self._lanes.items():
@@ -157,7 +159,8 @@ class Supervisor:
     def start_router(self) -> None:
         """Create a router on each node over the sinks' actors."""
         began = [self._start_router(node.node_id) for node in self._nodes]
-        ray.get(began, timeout=READY_TIMEOUT_S)
+        with modules_missed(self._config.active_sinks()):
+            ray.get(began, timeout=READY_TIMEOUT_S)
 
     def _start_router(self, node_id: str) -> Any:
         delivery = self._config.delivery

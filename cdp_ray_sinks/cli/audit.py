@@ -28,6 +28,7 @@ _WORDS: Final = {
     "dropped_when_full": "dropped: the spool was full, the oldest went",
     "dropped_when_old": "dropped: too old for the spool",
 }
+_NOT_FOUND: Final = {"null": "not kept  ", "stdout": "not kept  "}
 
 
 def audit_pipeline(path: Path, as_json: bool) -> int:
@@ -72,7 +73,7 @@ def _print_sink(sink: SinkAudit, width: int, on_full: str) -> None:
     if not sink.ok:
         head += "DIFFERS   "
     else:
-        head += "not kept  " if sink.found is None else "ok        "
+        head += "ok        " if sink.found is not None else _NOT_FOUND.get(sink.type, "uncounted ")
     shown = sink.found if sink.found is not None else sum_of(sink.outcomes.values())
     parts = [f"{_count_text(shown)}{'' if sink.found is None else ' found'}"]
     for outcome, count in sorted(sink.outcomes.items()):

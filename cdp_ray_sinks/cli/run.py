@@ -29,6 +29,7 @@ from cdp_ray_sinks.cli.output import (
 from cdp_ray_sinks.cli.running import noted, notes_folder, use_auth_token
 from cdp_ray_sinks.config import PipelineConfig, load
 from cdp_ray_sinks.errors import CdpError, ConfigError
+from cdp_ray_sinks.sinks.custom import look_in
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -66,6 +67,7 @@ def run_pipeline(
     job = Job.of(os.environ, Path.cwd())
     if directory is not None:
         path = path.absolute()
+        look_in(Path.cwd())  # modules of sinks lie where the command was started
         _enter(directory)
     config = _changed(load(path), address, drain_deadline_s)
     for warning in [*config.warnings(), *(job.warnings(config) if job else [])]:

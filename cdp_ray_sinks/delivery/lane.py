@@ -29,6 +29,7 @@ from cdp_ray_sinks.errors import (
     SinkError,
     TerminalError,
     TransientError,
+    as_transient,
 )
 from cdp_ray_sinks.files.ledger import Ledger
 from cdp_ray_sinks.metrics import MetricsSnapshot, SinkMetrics
@@ -259,10 +260,10 @@ class Lane:
                 continue
             try:
                 self._hand_over(item)
-            except TransientError as error:
-                return error
-            except OSError as error:
-                return TransientError(f"{type(error).__name__}: {error}")
+            except FencedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a sink of somebody's own may raise anything
+                return as_transient(error)
             item.written = True
         return None
 
@@ -319,13 +320,11 @@ class Lane:
             step()
         except PartialFlushError as error:
             return {key: TransientError(text) for key, text in error.failures}
-        except TransientError as error:
-            return dict.fromkeys(self._streams, error)
         except FencedError:
             raise
-        except (OSError, ValueError, RuntimeError) as error:
-            # Unforeseen, so nothing is known to be durable: keep all of it and try again.
-            return dict.fromkeys(self._streams, TransientError(f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - a sink of somebody's own may raise anything
+            # Nothing is known to be durable: keep all of it and try again.
+            return dict.fromkeys(self._streams, as_transient(error))
         return {}
 
     def _settle(self, failed: dict[int, SinkError]) -> None:
@@ -386,14 +385,14 @@ class Lane:
             self._sink.tick(self._clock.now_ms())
         except FencedError as error:
             self._break(error)
-        except (SinkError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a sink of somebody's own may raise anything
             self.metrics.add(write_errors=1)
-            self._tick_error = str(error)
+            self._tick_error = str(as_transient(error))
 
     def _close_sink(self) -> None:
         try:
             self._sink.close()
             self._burial.close()
-        except (SinkError, OSError) as error:
-            told = error if isinstance(error, SinkError) else TransientError(str(error))
+        except Exception as error:  # noqa: BLE001 - a sink of somebody's own may raise anything
+            told = error if isinstance(error, SinkError) else as_transient(error)
             self._broken = self._unclosed = told

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -149,7 +149,8 @@ class SinkConfig(BaseModel):
     schemas: ClassVar[frozenset[int]] = frozenset()
     """The schemas of which the sink keeps something; empty for all."""
 
-    type: str
+    type: str = ""
+    """One of ours; "module:Class" of a sink that has no name."""
     enabled: bool = True
     required: bool = True
     on_full: Literal["block", "spool", "drop"] = "block"
@@ -159,6 +160,13 @@ class SinkConfig(BaseModel):
     spool_age_h_max: int = Field(default=168, ge=1)
     spool_full: Literal["block", "drop_oldest", "drop_newest"] = "block"
     placement: PlacementConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_class(cls, options: Any) -> Any:
+        if isinstance(options, dict) and not cls.model_fields["type"].default:
+            return {"type": f"{cls.__module__}:{cls.__qualname__}", **options}
+        return options
 
     @model_validator(mode="after")
     def _can_be_placed(self) -> Self:

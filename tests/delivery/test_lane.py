@@ -252,6 +252,25 @@ def test_an_unforeseen_error_in_a_flush_is_retried_too(bench: Bench) -> None:
     assert bench.sink.durable == [(1, 0)]
 
 
+@pytest.mark.parametrize("surprise", [KeyError("column"), OSError("away"), TypeError("none")])
+def test_an_unforeseen_error_in_a_write_is_retried_too(bench: Bench, surprise: Exception) -> None:
+    """Nothing of the batch was taken, so it comes again; meanwhile the reason is told."""
+    seen = threading.Event()
+
+    def fail(batch: Batch) -> None:
+        if not seen.is_set():
+            raise surprise
+
+    bench.sink.fail_write = fail
+    pushed = threading.Thread(target=bench.push, args=(make_batch(0),), daemon=True)
+    pushed.start()
+    while bench.lane.last_error() != f"{type(surprise).__name__}: {surprise}":
+        time.sleep(0.01)
+    seen.set()
+    pushed.join()
+    assert bench.sink.durable == [(1, 0)]
+
+
 def test_a_failing_workspace_does_not_hold_up_another(bench: Bench) -> None:
     """Workspace 2 is acknowledged while workspace 1 is being retried, in order."""
     healed = threading.Event()
