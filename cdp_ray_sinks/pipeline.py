@@ -22,6 +22,7 @@ from cdp_ray_sinks.actors.metric_export import Ticker
 from cdp_ray_sinks.actors.node_watch import NodeWatch
 from cdp_ray_sinks.actors.producer_metrics import producer_ticker
 from cdp_ray_sinks.actors.router_link import RayRouterLink
+from cdp_ray_sinks.actors.source_lives import over_all_lives
 from cdp_ray_sinks.actors.status import actors_status
 from cdp_ray_sinks.actors.status import status as status
 from cdp_ray_sinks.actors.supervisor import (
@@ -89,6 +90,7 @@ class Pipeline:
         self._producers: dict[str, Producer] = {}
         self._tickers: list[Ticker] = []
         self._source_reports: dict[str, dict[str, Any]] = {}
+        self._supervisor.node_sources.last_report = self._source_reports.get
         self._lane_reports: dict[str, list[dict[str, Any]]] = {}
         self._spools: dict[str, dict[str, Any]] = {}
         self._is_private = False
@@ -136,7 +138,8 @@ class Pipeline:
                 self._report(note)
             self._supervisor.start_router()
             self._began_s = time.monotonic()
-            self._supervisor.start_sources()
+            for note in self._supervisor.start_sources():
+                self._report(note)
             if not self._is_private:
                 self._node_watch.start()
         except BaseException:
@@ -295,18 +298,21 @@ class Pipeline:
             except ray.exceptions.ActorUnavailableError:
                 continue
             except ray.exceptions.ActorDiedError as error:
-                if self._supervisor.is_on_lost_node(name):
+                if self._is_moved(name, source) or self._supervisor.is_on_lost_node(name):
                     continue
                 reason = str(error).splitlines()[0]
                 raise SourceFailedError(f"source {name!r} was lost: {reason}") from None
+            if self._is_moved(name, source):
+                continue
             if report["state"] == "created":
                 ray.get(source.start.remote())
             if report["state"] == "failed":
                 raise SourceFailedError(f"source {name!r}: {report['error']}")
             self._source_reports[name] = report
-        reports = self._source_reports
-        for name in reports.keys() - self._supervisor.sources.keys():
-            reports[name]["state"] = "left"  # with its node
+        there = self._supervisor.sources.keys() | self._supervisor.node_sources.moving.keys()
+        for name in self._source_reports.keys() - there:
+            self._source_reports[name]["state"] = "left"  # with its node
+        reports = self._all_source_reports()
         return Progress(
             time.monotonic() - self._began_s,
             tuple(
@@ -323,11 +329,24 @@ class Pipeline:
             sum(r["in_flight_bytes"] for r in reports.values()),
         )
 
+    def _is_moved(self, name: str, source: Any) -> bool:
+        """Whether the source has gone to another node, or is about to."""
+        return self._supervisor.sources.get(name) is not source
+
+    def _all_source_reports(self) -> dict[str, dict[str, Any]]:
+        """Each source's report, with what it counted on nodes that it is no longer on."""
+        earlier = self._supervisor.node_sources.earlier
+        return {
+            name: over_all_lives(report, earlier.get(name, []))
+            for name, report in self._source_reports.items()
+        }
+
     def summary(self) -> dict[str, Any]:
         """What was done so far, in the shape that `run --json` prints."""
         ended_s = time.monotonic() if self._ended_s is None else self._ended_s
         tallies: dict[str, SinkTally] = {}
-        per_source = [r["tallies"] for r in self._source_reports.values()]
+        source_reports = self._all_source_reports()
+        per_source = [report["tallies"] for report in source_reports.values()]
         for found in [*per_source, *(p.tallies() for p in self._producers.values())]:
             for sink, tally in found.items():
                 tallies.setdefault(sink, SinkTally()).add(tally)
@@ -351,7 +370,7 @@ class Pipeline:
             }
         sources = {
             name: {**report["counters"], "resends": report["resends"]}
-            for name, report in self._source_reports.items()
+            for name, report in source_reports.items()
         }
         return {
             "elapsed_s": round(ended_s - self._began_s, 3),

@@ -21,13 +21,13 @@ class NodeWatch:
     """A thread that calls `follow` with all nodes while any of them come, drain or go.
 
     What `follow` returns is told to `report`; where it fails it is called again. `remind` is
-    called now and then in between.
+    called now and then in between, and what it returns is told too.
     """
 
     def __init__(
         self,
         follow: Callable[[list[Node]], list[str]],
-        remind: Callable[[], None],
+        remind: Callable[[], list[str]],
         report: Callable[[str], None],
     ) -> None:
         self._follow = follow
@@ -49,7 +49,8 @@ class NodeWatch:
                 looks += 1
                 if _facts(nodes) == _facts(seen):
                     if looks % REMIND_LOOKS == 0:
-                        self._remind()
+                        for text in self._remind():
+                            self._report(text)
                     continue
                 for text in self._follow(nodes):
                     self._report(text)

@@ -26,6 +26,7 @@ from cdp_ray_sinks.sources.base import HasProblem, Listens, Source, SourceContex
 
 CONCURRENCY_GROUPS = {"control": 4, "drain": 1}
 
+EVERYWHERE = ("0.0.0.0", "[::]")
 CREATED, RUNNING, FINISHED, FAILED = "created", "running", "finished", "failed"
 
 
@@ -44,6 +45,7 @@ class SourceActor:
         self._metrics = MetricExport(pipeline_of(spec.name))
         self._log = StateLog(spec.name)
         self._ticker = Ticker(self._tick)
+        self._life = random.getrandbits(62)
 
     @ray.method(concurrency_group="control")
     def start(self) -> None:
@@ -118,7 +120,9 @@ class SourceActor:
         done, expected = self._source.progress() if self._source is not None else (0, None)
         batches, held = self._producer.in_flight() if self._producer is not None else (0, 0)
         return {
+            "life": self._life,
             "state": self._state,
+            "address": self._address(),
             "error": self._error,
             "problem": self._problem(),
             "counters": counters,
@@ -130,6 +134,14 @@ class SourceActor:
             "flow": self._producer.flow() if self._producer is not None else NO_FLOW,
             "tallies": self._producer.tallies() if self._producer is not None else {},
         }
+
+    def _address(self) -> str:
+        """Where clients find it, with the node's own address for a listener on all; or nothing."""
+        if not isinstance(self._source, Listens) or not self._source.ready.is_set():
+            return ""
+        host, _, port = self._source.address.rpartition(":")
+        node_ip = ray.util.get_node_ip_address()
+        return f"{node_ip if host in EVERYWHERE else host}:{port}"
 
     def _tick(self) -> None:
         report = self._report()

@@ -75,14 +75,15 @@ class Supervisor:
         self._nodes: list[Node] = []
         self._routers: dict[str, Any] = {}
         self.router: Any = None
-        self._node_sources = NodeSources(
+        self.node_sources = NodeSources(
             f"{self._name}/source/", config.active_sources(), self._create, self._source_spec
         )
 
     @property
     def sources(self) -> dict[str, Any]:
-        """The sources' actors by the names of their producers, as they are now."""
-        return dict(self._node_sources.actors)
+        """The sources' actors by the names of their producers, but of those that are moved."""
+        nodes = self.node_sources
+        return {name: actor for name, actor in nodes.actors.items() if name not in nodes.moving}
 
     @property
     def router_name(self) -> str:
@@ -186,9 +187,10 @@ class Supervisor:
         lone = self._lanes.get(sink_name)
         return (self._sink_actor_name(sink_name),) if lone is None else lone.names
 
-    def start_sources(self) -> None:
-        """Create every source and let it run. Raises ConfigError when one can't be built."""
-        self._node_sources.start(self._nodes)
+    def start_sources(self) -> list[str]:
+        """Create every source and let it run; what is to be said. Raises ConfigError when one
+        can't be built."""
+        return self.node_sources.start(self._nodes)
 
     def _source_spec(
         self, actor_name: str, name: str, producer: str, config: SourceConfig
@@ -221,21 +223,22 @@ class Supervisor:
         told += [f"node {n.name!r} is gone" for n in self._nodes if n.node_id not in alive]
         told += [f"node {n.name!r} is to be left" for n in nodes if n.is_draining]
         self._nodes = nodes
-        told += self._node_sources.use_nodes(nodes)
+        told += self.node_sources.use_nodes(nodes)
         for name, config in self._config.active_sinks().items():
             keeper: ChainKeeper | LoneLanes = self._keepers.get(name) or self._lanes[name]
             told += keeper.use_nodes(nodes_for(config.placement, nodes), alive)
         return told
 
-    def remind(self) -> None:
-        """Tell routers again what one that was restarted in the meantime does not know."""
+    def remind(self) -> list[str]:
+        """Tell routers again what one that was restarted does not know; what else was tried."""
         for lone in self._lanes.values():
             lone.remind()
+        return self.node_sources.try_again(self._nodes)
 
     def is_on_lost_node(self, producer: str) -> bool:
         """Whether a source that does not answer went with its node, one of several."""
         alive = [node.node_id for node in alive_nodes()]
-        return self._node_sources.is_on_lost_node(producer, alive)
+        return self.node_sources.is_on_lost_node(producer, alive)
 
     # -- actors -----------------------------------------------------------------------
 
@@ -382,7 +385,7 @@ class Supervisor:
             keeper.stop()
         for printing in self._printing:
             printing.stop()
-        actors = [*self.sources.values(), *self._routers.values()]
+        actors = [*self.node_sources.actors.values(), *self._routers.values()]
         actors += [keeper.actor for keeper in self._keepers.values()]
         actors += [*self._spools.values(), *(lane for _, lane in self._all_lanes())]
         for actor in actors:
@@ -390,7 +393,7 @@ class Supervisor:
                 ray.kill(actor, no_restart=True)
         for printing in self._printing:
             printing.join()
-        self._node_sources.actors.clear()
+        self.node_sources.actors.clear()
         self._routers, self.router = {}, None
         for keeper in self._keepers.values():
             keeper.join()

@@ -83,6 +83,8 @@ class Listens(Protocol):
 
     ready: threading.Event
     """Set once clients can."""
+    address: str
+    """`host:port` that is listened on, known once `ready` is set."""
 
 
 @runtime_checkable
@@ -123,6 +125,10 @@ class SourceConfig(BaseModel):
     def warnings(self) -> list[str]:
         """Options that are allowed and yet probably not meant: key, and why."""
         return []
+
+    def going_on_after(self, events: int) -> Self:
+        """The options of one that takes up, elsewhere, where this one was after so many events."""
+        return self
 
     def build(self, context: SourceContext) -> Source:
         """The live source; nothing is opened yet."""

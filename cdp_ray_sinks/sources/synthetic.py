@@ -6,7 +6,7 @@ Apart, because a check of a configuration must not wait for compiled kernels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,11 @@ class SyntheticConfig(SourceConfig):
     def events_per_message(self) -> int:
         """How many events one message holds, the last of a batch aside."""
         return EVENTS_PER_MESSAGE[self.shape]
+
+    def going_on_after(self, events: int) -> Self:
+        """From the next number on, and only as many as are left."""
+        left = None if self.events is None else max(0, self.events - events)
+        return self.model_copy(update={"start_number": self.start_number + events, "events": left})
 
     def build(self, context: SourceContext) -> SyntheticSource:
         """A source that begins to produce when it is run."""

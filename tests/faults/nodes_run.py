@@ -8,6 +8,7 @@ Ray is joined once per process, and because every Ray process of the cluster die
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import tempfile
@@ -22,10 +23,13 @@ from ray.cluster_utils import Cluster
 
 from cdp_ray_sinks.batch.batch import Batch
 from cdp_ray_sinks.bench.read_back import numbers_found_in
+from cdp_ray_sinks.cli.events import events_of
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.delivery.flights import BatchTicket
 from cdp_ray_sinks.delivery.producer import Producer
+from cdp_ray_sinks.errors import CdpError
 from cdp_ray_sinks.files.archive import verify
+from cdp_ray_sinks.files.archive_reading import read_batches
 from cdp_ray_sinks.pipeline import Pipeline
 from cdp_ray_sinks.sources.base import SourceContext
 from cdp_ray_sinks.sources.synthetic import SyntheticConfig
@@ -35,6 +39,8 @@ NODE_STORE_BYTES = 100 * MIB
 WORKSPACES = 8
 DEADLINE_S = 180.0
 ANYWHERE = {"per_node": True}
+RATHER_B = {"label_selector": {"cdp-node": "b"}, "fallback": [{"cdp-node": "!b"}]}
+KEY = "ab" * 16
 
 
 class Numbered:
@@ -70,12 +76,58 @@ class Numbered:
         self._thread.join()
 
 
+class Posted:
+    """Posts one number after the other to where a source said last that it listens."""
+
+    def __init__(self, said: Sequence[str]) -> None:
+        self._said = said
+        self._stop = threading.Event()
+        self.answered: list[int] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(0.01):
+            if self._post(number):
+                self.answered.append(number)
+                number += 1
+
+    def _post(self, number: int) -> bool:
+        """Whether it is durable, for all that the client knows."""
+        where = [text.rpartition("listens on ")[2] for text in self._said if "listens on" in text]
+        try:
+            connection = http.client.HTTPConnection(where[-1], timeout=120)
+            line = json.dumps({"event": "Seen", "n": number})
+            connection.request("POST", f"/v1/events?token={KEY}", line)
+            return connection.getresponse().status == 202
+        except (OSError, http.client.HTTPException, IndexError):
+            return False
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def posted_numbers(archive: Path) -> list[int]:
+    """What is in an archive of what was posted."""
+    damage: list[object] = []
+    found = [
+        event["payload"]["n"]
+        for _, batch in read_batches([archive], damage.append)
+        for event in events_of(batch, damage.append)
+    ]
+    assert not damage
+    return sorted(found)
+
+
 class Stage:
     """A cluster of raylets a and b, and a pipeline on it that is fed."""
 
     def __init__(self, folder: Path, temp: str) -> None:
         self.folder = folder
         self.said: list[str] = []
+        self.failed = ""
         self.cluster = Cluster()
         self.nodes: dict[str, Any] = {}
         self.cluster.add_node(
@@ -84,7 +136,15 @@ class Stage:
         )  # fmt: skip
         self.add("b")
         ray.init(address=self.cluster.address, log_to_driver=False, namespace="cdp_ray_sinks")
+        (folder / "keys").write_text(f"{KEY}:1\n")
         self.pipeline = Pipeline(self.config(), report=self.hear)
+
+    def watch(self, stop: threading.Event) -> None:
+        """As `run` does; what ends it before its time."""
+        try:
+            self.pipeline.wait(stop=stop)
+        except CdpError as error:
+            self.failed = str(error)
 
     def hear(self, text: str) -> None:
         print(f"{time.monotonic():.1f} {text}", file=sys.stderr, flush=True)
@@ -100,19 +160,35 @@ class Stage:
             pipeline={"name": "nodes", "state_dir": self.folder / "state"},
             delivery={"window_bytes": 16 * MIB, "populate_object_store": False,
                       "max_chain_actors": 2},
-            sources={"made": {
-                "type": "synthetic", "workspaces": WORKSPACES, "batch_events": 500,
-                "rate_events_per_s": 5000,
-                "placement": {"per_node": True, "label_selector": {"cdp-node": "!a"}},
-            }},
+            sources={
+                "made": {
+                    "type": "synthetic", "workspaces": WORKSPACES, "batch_events": 500,
+                    "rate_events_per_s": 5000,
+                    "placement": {"per_node": True, "label_selector": {"cdp-node": "!a"}},
+                },
+                "counting": {
+                    "type": "synthetic", "batch_events": 500, "rate_events_per_s": 2000,
+                    "placement": RATHER_B,
+                },
+                "taking": {
+                    "type": "http", "listen": "127.0.0.1:0", "api_keys": self.folder / "keys",
+                    "placement": RATHER_B,
+                },
+            },
             sinks={
                 "archive": {"type": "disk_binary", "path": self.folder / "archive",
                             "placement": ANYWHERE},
                 "counted": {"type": "null", "placement": ANYWHERE},
+                "taken": {"type": "disk_binary", "path": self.folder / "taken"},
+                "numbers": {"type": "disk_binary", "path": self.folder / "numbers"},
             },
             routing={
                 "default": ["archive", "counted"],
-                "rules": [{"match": {"source": "made"}, "sinks": ["counted"]}],
+                "rules": [
+                    {"match": {"source": "made"}, "sinks": ["counted"]},
+                    {"match": {"source": "taking"}, "sinks": ["taken"]},
+                    {"match": {"source": "counting"}, "sinks": ["numbers"]},
+                ],
             },
         )  # fmt: skip
 
@@ -178,17 +254,35 @@ def main(scenario: str, folder: Path) -> dict[str, Any]:
         with stage.pipeline as pipeline:
             stage.hear("started")
             fed = Numbered(pipeline.producer("driver"), 20_000)
+            stop = threading.Event()
+            waiting = threading.Thread(target=stage.watch, args=(stop,))
+            waiting.start()
+            posted = Posted(stage.said)
+            stage.wait_for("some are posted", lambda: len(posted.answered) >= 10)
             stage.wait_for("all is written", lambda: fed.acked_events() >= 20_000)
             before = stage.homes()
             SCENARIOS[scenario](stage)
             acked = fed.acked_events()
+            answered = len(posted.answered)
             stage.wait_for("it goes on", lambda: fed.acked_events() >= acked + 20_000)
+            stage.wait_for("more are posted", lambda: len(posted.answered) >= answered + 10)
+            after = stage.homes()
             fed.stop()
+            posted.stop()
+            stop.set()
+            waiting.join()
             pipeline.drain(60)
             summary = pipeline.summary()
         archive = folder / "archive"
+        counted_events = summary["sources"]["counting"]["events"]
         return {
             "before": before,
+            "after": after,
+            "failed": stage.failed,
+            "answered": posted.answered,
+            "posted": posted_numbers(folder / "taken"),
+            "numbers": numbers_found_in(folder / "numbers", [1], counted_events),
+            "counted_events": counted_events,
             "said": stage.said,
             "events": fed.events,
             "acked_events": fed.acked_events(),

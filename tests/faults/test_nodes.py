@@ -37,6 +37,14 @@ def check_kept(found: dict[str, Any]) -> None:
     assert found["verified"]
     assert found["found"] == found["events"] == found["acked_events"] > 40_000
     assert found["sinks"]["archive"]["errors"] == found["sinks"]["archive"]["dropped"] == 0
+    assert found["failed"] == ""
+    assert set(found["answered"]) <= set(found["posted"])
+
+
+def moved(found: dict[str, Any], source: str) -> str:
+    """What was said when a source that chose its node had gone to another."""
+    (text,) = [t for t in found["said"] if t.startswith(f"source '{source}'") and "goes on" in t]
+    return text
 
 
 def test_a_lost_node_s_workspaces_go_on_elsewhere(tmp_path: Path) -> None:
@@ -46,7 +54,13 @@ def test_a_lost_node_s_workspaces_go_on_elsewhere(tmp_path: Path) -> None:
     at_b = {
         name.rstrip("0123456789abcdef") for name, node in found["before"].items() if node == "b"
     }
-    assert at_b == {"chain/archive/", "router/", "sink/counted/", "source/made@"}
+    assert at_b == {
+        "chain/archive/", "router/", "sink/counted/", "source/made@", "source/counting",
+        "source/taking",
+    }  # fmt: skip
+    assert {found["after"]["source/counting"], found["after"]["source/taking"]} == {"a"}
+    assert "lost with its node; it goes on at node 'a'" in moved(found, "counting")
+    assert "lost with its node; it goes on at node 'a', listens on 1" in moved(found, "taking")
     assert any("chain" in text and "was lost" in text for text in found["said"])
 
 
@@ -66,3 +80,7 @@ def test_a_node_that_drains_is_left_before_it_is_lost(tmp_path: Path) -> None:
     assert any("made@b" in text and "0 batches unsettled" in text for text in found["said"])
     assert any("leaves its node" in text for text in found["said"])
     assert not any("was lost with its node" in text for text in found["said"])
+    assert "0 batches unsettled; it goes on at node 'a', listens on " in moved(found, "taking")
+    assert "0 batches unsettled; it goes on at node 'a'" in moved(found, "counting")
+    assert found["posted"] == found["answered"]
+    assert found["numbers"] == found["counted_events"] > 0
