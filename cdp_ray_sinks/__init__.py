@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cdp_ray_sinks.files.selection import Selection
     from cdp_ray_sinks.pipeline import Pipeline
     from cdp_ray_sinks.ray_data.archive_datasource import read_archive
+    from cdp_ray_sinks.ray_data.batch_blocks import batch_blocks, send_blocks
     from cdp_ray_sinks.ray_data.datasink import CdpDatasink
     from cdp_ray_sinks.ray_data.tap import CdpTap
     from cdp_ray_sinks.sinks.base import Sink, SinkConfig, SinkContext
@@ -101,6 +102,7 @@ __all__ = [
     "TcpConfig",
     "TerminalError",
     "TransientError",
+    "batch_blocks",
     "batch_of_messages",
     "decode_events",
     "decode_logs",
@@ -108,4 +110,5 @@ __all__ = [
     "encode_logs",
     "read_archive",
     "read_batches",
+    "send_blocks",
 ]

@@ -31,6 +31,7 @@ MODULES: Final = {
     "cdp_ray_sinks.files.selection": ("Selection",),
     "cdp_ray_sinks.pipeline": ("Pipeline",),
     "cdp_ray_sinks.ray_data.archive_datasource": ("read_archive",),
+    "cdp_ray_sinks.ray_data.batch_blocks": ("batch_blocks", "send_blocks"),
     "cdp_ray_sinks.ray_data.datasink": ("CdpDatasink",),
     "cdp_ray_sinks.ray_data.tap": ("CdpTap",),
     "cdp_ray_sinks.sinks.base": ("Sink", "SinkConfig", "SinkContext"),

@@ -19,6 +19,7 @@ from cdp_ray_sinks.actors.object_store import populate_mapping
 from cdp_ray_sinks.actors.specs import Identity, LaneSpec
 from cdp_ray_sinks.actors.state_log import StateLog
 from cdp_ray_sinks.batch.batch import Batch, Pack, unpack
+from cdp_ray_sinks.batch.batch_block import BatchBlock
 from cdp_ray_sinks.clock import SystemClock
 from cdp_ray_sinks.delivery.backoff import Backoff
 from cdp_ray_sinks.delivery.dead_letters import DeadLetterArchive
@@ -140,7 +141,9 @@ class LaneActor:
             if pack is None:
                 lost.append(place)
             else:
-                batches.append(unpack(pack, header))
+                batches.append(
+                    unpack(pack, header) if isinstance(pack, Pack) else pack.batch(header)
+                )
         if not self._is_populated and not all(map(is_inline, group.payloads)):
             self._is_populated = True
             threading.Thread(target=populate_mapping, name="populate", daemon=True).start()
@@ -203,8 +206,9 @@ class LaneActor:
         return self._lane
 
 
-def _fetch(payloads: list[Any]) -> list[Pack | None]:
-    """The packs, mapped; None for one whose owner died, which nobody can have any more."""
+def _fetch(payloads: list[Any]) -> list[Pack | BatchBlock | None]:
+    """The packs, or blocks of datasets, mapped; None for one whose owner died, which nobody can
+    have any more."""
     refs = [payload for payload in payloads if not is_inline(payload)]
     if not refs:
         return payloads
@@ -212,12 +216,15 @@ def _fetch(payloads: list[Any]) -> list[Pack | None]:
         found = iter(ray.get(refs))
     except ray.exceptions.ObjectLostError:
         found = iter([_fetch_one(ref) for ref in refs])
-    return [payload if is_inline(payload) else next(found) for payload in payloads]
+    return [payload if is_inline(payload) else _mapped(next(found)) for payload in payloads]
 
 
-def _fetch_one(ref: Any) -> Pack | None:
+def _fetch_one(ref: Any) -> Any:
     try:
-        pack: Pack = ray.get(ref)
+        return ray.get(ref)
     except ray.exceptions.ObjectLostError:
         return None
-    return pack
+
+
+def _mapped(found: Any) -> Pack | BatchBlock | None:
+    return found if found is None or isinstance(found, Pack) else BatchBlock(found)

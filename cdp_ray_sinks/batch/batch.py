@@ -85,6 +85,11 @@ class Pack(NamedTuple):
         ids = 0 if self.pattern_ids is None else self.pattern_ids.nbytes
         return self.records.nbytes + self.offsets.nbytes + ids
 
+    def copied(self) -> Pack:
+        """The same in memory of its own: the buffers may be used again at once."""
+        ids = None if self.pattern_ids is None else self.pattern_ids.copy()
+        return Pack(self.records.copy(), self.offsets.copy(), ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -1,4 +1,4 @@
-"""`CdpDatasink` beside what Ray Data writes itself: the same dataset, in turn, on one cluster.
+"""Datasets into sinks beside what Ray Data writes itself: the same rows, in turn, on one cluster.
 
 Laps are warm: the pipeline runs, its workspaces are open, workers have been used. Both sides
 write the same blocks from the object store with as many tasks at once as they get.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from cdp_ray_sinks.actors.dataset_probe import dataset_of
 from cdp_ray_sinks.batch.batch import Batch
@@ -25,6 +25,7 @@ from cdp_ray_sinks.bench.rows import Lap, Row, rate_row
 from cdp_ray_sinks.bench.settings import Settings
 from cdp_ray_sinks.config import PipelineConfig
 from cdp_ray_sinks.pipeline import Pipeline
+from cdp_ray_sinks.ray_data.batch_blocks import batch_blocks, send_blocks
 from cdp_ray_sinks.ray_data.datasink import CdpDatasink
 
 SINK: Final = "ray_data"
@@ -36,11 +37,13 @@ TASKS: Final = 4
 QUIET_S: Final = 0.5
 QUIET_WITHIN_S: Final = 60.0
 
-Journal = Literal["commit", "off"]
+Journal: TypeAlias = Literal["commit", "off"]
+COMMIT: Final[Journal] = "commit"
+OFF: Final[Journal] = "off"
 
 
 def ray_data_rows(settings: Settings) -> Iterator[Row]:
-    """parquet_durable and parquet_files, what archives are read with, ClickHouse as a peer."""
+    """datasink_* and blocks_*, what archives are read with, ClickHouse as a peer."""
     from cdp_ray_sinks.bench.archive_read_rows import archive_read_rows
 
     file_system = file_system_of(settings.directory, Path("/proc/mounts").read_text())
@@ -65,11 +68,11 @@ def _config(directory: Path, journal: Journal) -> PipelineConfig:
 
 @dataclass(slots=True)
 class _Way:
-    """One of the two configurations, and the laps it has run."""
+    """How a dataset gets into one of the two configurations, and the laps that were run."""
 
     variant: str
+    write: Callable[[Any, str, int], object]
     journal: Journal
-    config: PipelineConfig
     pipeline: Pipeline
     laps: list[Lap] = field(default_factory=list)
     workspaces: list[Sequence[int]] = field(default_factory=list)
@@ -81,16 +84,20 @@ def _parquet_rows(settings: Settings, batches: Sequence[Batch], file_system: str
     Read back from published files, after the pipeline has ended.
     """
     base = settings.directory / "ray-data"
-    held, files = _config(base, "commit"), _config(base, "off")
     record_bytes = sum(len(batch.records) for batch in batches)
-    with Pipeline(held, settings.say) as first, Pipeline(files, settings.say) as second:
-        ways = (
-            _Way("parquet_durable", "commit", held, first),
-            _Way("parquet_files", "off", files, second),
-        )
+    with (
+        Pipeline(_config(base, "commit"), settings.say) as durable,
+        Pipeline(_config(base, "off"), settings.say) as files,
+    ):
+        ways = [
+            _Way(f"{name}_{kind}", write, journal, pipeline)
+            for name, write in (("datasink", _by_datasink), ("blocks", _by_blocks))
+            for kind, journal, pipeline in (("durable", COMMIT, durable), ("files", OFF, files))
+        ]
+        placed = workspaces_by_lane(LANES)
         for way in ways:
             settings.say(f"ray_data {way.variant} beside Dataset.write_parquet")
-            _run_laps(settings, way, batches, base)
+            _run_laps(settings, way, batches, placed)
     for way in ways:
         path = base / way.journal
         found = [
@@ -107,17 +114,25 @@ def _parquet_rows(settings: Settings, batches: Sequence[Batch], file_system: str
     shutil.rmtree(base)
 
 
-def _run_laps(settings: Settings, way: _Way, batches: Sequence[Batch], base: Path) -> None:
-    placed, opener = workspaces_by_lane(LANES), without_number(batches[0])
-    producer, other = way.pipeline.producer("opener"), base / "other"
-    name = way.config.pipeline.name
+def _by_datasink(dataset: Any, name: str, events: int) -> None:
+    dataset.write_datasink(CdpDatasink(name, rows_per_task_min=events // TASKS))
+
+
+def _by_blocks(dataset: Any, name: str, events: int) -> None:
+    send_blocks(batch_blocks(dataset), name)
+
+
+def _run_laps(
+    settings: Settings, way: _Way, batches: Sequence[Batch], placed: Iterator[Sequence[int]]
+) -> None:
+    opener, name = without_number(batches[0]), way.pipeline.config.pipeline.name
+    producer, other = way.pipeline.producer(way.variant), settings.directory / "other"
     for lap in range(settings.repeat + 1):
         own = next(placed)
         submitted_s(producer, spread([opener] * LANES, own))
         with dataset_of(row_blocks(batches, own)) as dataset:
             prime(settings.directory, ROW_BYTES_PRIMED * settings.events)
-            sink = CdpDatasink(name, rows_per_task_min=settings.events // TASKS)
-            own_s = timed(partial(dataset.write_datasink, sink))
+            own_s = timed(partial(way.write, dataset, name, settings.events))
             wait_until_quiet(way.pipeline)
             prime(settings.directory, ROW_BYTES_PRIMED * settings.events)
             limit_s = timed(partial(dataset.write_parquet, str(other)))

@@ -116,7 +116,7 @@ class Producer:
         hold = Hold(pack.held_bytes, len(headers))
         self._admit(hold, headers)
         try:
-            payload = _copied(pack) if is_small else self._link.put(pack)
+            payload = pack.copied() if is_small else self._link.put(pack)
         except BaseException:
             with self._changed:
                 self._window.give_back(hold, headers)
@@ -129,16 +129,24 @@ class Producer:
         return self._link.put(pack)
 
     def submit_reference(
-        self, headers: Sequence[BatchHeader], payload: Payload
+        self, headers: Sequence[BatchHeader], payload: Payload, held_bytes: int | None = None
     ) -> list[BatchTicket]:
         """Take batches whose pack already lies in the object store, owned by the caller.
 
-        The caller keeps the object alive until the tickets are done; it weighs nothing in
-        this producer's window of bytes.
+        The caller keeps the object alive until the tickets are done. With `held_bytes` it weighs
+        so much in this producer's window, and batches keep their ids, of one producer and epoch.
         """
-        hold = Hold(0, len(headers))
-        self._admit(hold, headers)
-        return self._enqueue([(header, payload) for header in headers], hold)
+        stream: Stream | None = None
+        known: list[BatchTicket | None] = [None for _ in headers]
+        if held_bytes is not None:
+            with self._changed:
+                stream, known = self._streams.with_known(headers)
+        news = [each for each, ticket in zip(headers, known, strict=True) if ticket is None]
+        hold = Hold(held_bytes or 0, len(news))
+        if news:
+            self._admit(hold, news)
+        made = iter(self._enqueue([(header, payload) for header in news], hold, stream))
+        return [ticket or next(made) for ticket in known]
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until every required sink has settled all that was submitted before.
@@ -189,9 +197,8 @@ class Producer:
         """Totals, latencies, and for how long the oldest unsettled batch has waited."""
         with self._changed:
             oldest = next(iter(self._flights.values()), None)
-            now_ms = self._clock.monotonic_ms()
-            lag_s = (now_ms - oldest.queued_ms) / 1000 if oldest is not None else 0.0
-            return {**self._flow.report(), "lag_s": lag_s}
+            lag_ms = self._clock.monotonic_ms() - oldest.queued_ms if oldest else 0
+            return {**self._flow.report(), "lag_s": lag_ms / 1000}
 
     # -- sending ----------------------------------------------------------------------
 
@@ -391,9 +398,3 @@ class Producer:
     def _unsettled(self, before: int) -> int:
         """Batches with a sequence below `before` that a required sink still owes."""
         return sum(1 for seq, f in self._flights.items() if seq < before and not f.ticket.done())
-
-
-def _copied(pack: Pack) -> Pack:
-    """A small pack of its own memory: the caller may reuse its buffers at once."""
-    ids = None if pack.pattern_ids is None else pack.pattern_ids.copy()
-    return Pack(pack.records.copy(), pack.offsets.copy(), ids)

@@ -151,6 +151,14 @@ class Streams:
             self._let_go_of_one()
         return stream
 
+    def with_known(self, headers: Sequence[BatchHeader]) -> tuple[Stream, list[BatchTicket | None]]:
+        """The stream of batches of one producer and epoch, and the tickets of those under way.
+
+        Raises BatchConflictError.
+        """
+        stream = self.of(headers[0].batch_id, 0)
+        return stream, [stream.known(each.sequence, each.checksum) for each in headers]
+
     def _let_go_of_one(self) -> None:
         for key, stream in self._streams.items():
             if not stream.under_way:

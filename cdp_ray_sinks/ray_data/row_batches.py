@@ -140,19 +140,20 @@ class BlockRows:
         problems.add("its bytes are no message", is_bad)
         return run
 
-    def batches(self) -> Iterator[Batch]:
-        """All rows as batches without ids; a batch is valid until the next one is asked for."""
+    def batches(self, *, are_kept: bool = False) -> Iterator[Batch]:
+        """All rows as batches without ids; a batch is valid until the next one is asked for,
+        unless they `are_kept`."""
         out: Bytes | None = None
         for rows in self._groups():
             if self._run is not None:
-                yield from self._message_batches(self._run, rows)
+                yield from self._message_batches(self._run, rows, are_kept=are_kept)
                 continue
             taken = self._taken(rows)
             count = len(taken["timestamp"])
             step = max(1, int(BATCH_BYTES // self._bytes_per_row(taken, count)))
             for start in range(0, count, step):
                 batch = self._entry_batch(taken, rows, start, min(step, count - start), out)
-                out = batch.records.base
+                out = None if are_kept else batch.records.base
                 yield batch
 
     def _groups(self) -> Iterator[NDArray[np.int64] | None]:
@@ -251,14 +252,17 @@ class BlockRows:
         places = starts.astype(np.int64)[:, None] + np.arange(METADATA_BYTES)
         records[places] = metadata
 
-    def _message_batches(self, run: MessageRun, rows: NDArray[np.int64] | None) -> Iterator[Batch]:
+    def _message_batches(
+        self, run: MessageRun, rows: NDArray[np.int64] | None, *, are_kept: bool
+    ) -> Iterator[Batch]:
         rows = np.arange(run.count) if rows is None else rows
         schemas = run.facts[rows, FACT_SCHEMA_TYPE]
         address = np.frombuffer(LOOPBACK_IP, np.uint8)
         for schema in np.unique(schemas).tolist():
             selected = rows[schemas == schema]
             workspace_id, received_at_ms = self._origin(int(selected[0]))
-            builder = BatchBuilder(workspace_id, schema, self._mapping.source_id, BATCH_BYTES)
+            source_id = self._mapping.source_id
+            builder = BatchBuilder(workspace_id, schema, source_id, BATCH_BYTES)
             place = 0
             while place < len(selected):
                 first = place
@@ -272,7 +276,10 @@ class BlockRows:
                 _, at_ms = self._origin(int(own[0]))
                 header = batch.header._replace(checksum=xxh3(batch.records), received_at_ms=at_ms)
                 yield Batch(header, batch.records, batch.offsets)
-                builder.reset()
+                if are_kept:
+                    builder = BatchBuilder(workspace_id, schema, source_id, BATCH_BYTES)
+                else:
+                    builder.reset()
 
 
 def _entry_columns(columns: BlockColumns, rows: str) -> dict[str, Any]:

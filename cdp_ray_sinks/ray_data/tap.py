@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import ray
-from ray.data import DataContext
-from ray.data._internal.execution.interfaces import TaskContext
 from ray.data.block import BlockAccessor
 
 from cdp_ray_sinks.actors.specs import NAMESPACE
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.ray_data.row_batches import RowKind, RowMapping
+from cdp_ray_sinks.ray_data.task_place import place_of_call
 from cdp_ray_sinks.ray_data.write_ids import new_id, time_of
 from cdp_ray_sinks.ray_data.write_task import WritePlan, write_blocks
-
-_CALLS: Final = "cdp_tap_calls"
 
 
 class CdpTap:
@@ -71,25 +68,8 @@ class CdpTap:
 
     def __call__(self, batch: Any) -> Any:
         """Send the rows of one batch; the same batch, when they are durable."""
-        place = self._place()
+        place = place_of_call(self.tap_id, "CdpTap")
         table = BlockAccessor.for_block(BlockAccessor.batch_to_block(batch)).to_arrow()
         if table.num_rows:
             write_blocks(self._plan, place, lambda: [table])
         return batch
-
-    def _place(self) -> str:
-        """Which batch of which task this is: the same when the task is tried again."""
-        context = TaskContext.get_current()
-        if context is None:
-            raise ConfigError("CdpTap: to be called by Ray Data, as in dataset.map_batches(tap)")
-        data = DataContext.get_current()
-        if data.retried_map_errors and data.max_map_retries:
-            raise ConfigError(
-                "CdpTap: DataContext.retried_map_errors is set; a task that begins again from "
-                "within would count its batches on, and they would be there twice"
-            )
-        # What a task keeps here is forgotten when another process tries it again.
-        key = f"{_CALLS}/{self.tap_id}"
-        call = context.kwargs.get(key, 0)
-        context.kwargs[key] = call + 1
-        return f"{context.task_idx}-{call}"

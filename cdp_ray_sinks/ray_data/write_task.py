@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from cdp_ray_sinks.actors.joining import Joined
-from cdp_ray_sinks.batch.batch import Batch, BatchId
+from cdp_ray_sinks.batch.batch import Batch, BatchHeader, BatchId
 from cdp_ray_sinks.delivery.flights import BatchTicket
 from cdp_ray_sinks.delivery.producer import Producer
 from cdp_ray_sinks.delivery.push import LOST
@@ -77,12 +77,18 @@ class WritePlan:
     received_at_ms: int
     mapping: RowMapping
     bad_rows_to: str | None = None
-    kind: Literal["write", "tap"] = "write"
+    kind: Literal["write", "tap", "blocks"] = "write"
 
     def producer_name(self, task: str) -> str:
         """Of a task's producer, from which its ids are made."""
         room = "ray_data" if self.kind == "write" else f"ray_data/{self.kind}"
         return f"{room}/{self.write_id}/{task}"
+
+
+def id_base(name: str) -> tuple[bytes, int]:
+    """Producer and epoch of the batches known by that name, the same each time."""
+    data = name.encode()
+    return xxhash.xxh3_128_digest(data), int(xxhash.xxh3_64_intdigest(data)) >> 1
 
 
 class Settling:
@@ -96,8 +102,7 @@ class Settling:
     def __init__(self, joined: Joined, name: str, title: str) -> None:
         self._title = title
         self._joined = joined
-        self._origin = xxhash.xxh3_128_digest(name.encode())
-        self._epoch = int(xxhash.xxh3_64_intdigest(name.encode())) >> 1
+        self._origin, self._epoch = id_base(name)
         self._producer: Producer = joined.producer(name)
         self._tickets: list[tuple[int, BatchTicket]] = []
         self.events = 0
@@ -123,6 +128,16 @@ class Settling:
             self.events += batch.header.event_count
         except RuntimeError as error:
             raise self._gone(error) from None
+
+    def submit_block(self, headers: Sequence[BatchHeader], reference: Any, held_bytes: int) -> None:
+        """Send batches that have their ids, all of one producer and epoch, by the block they
+        lie in, of which the window holds so many bytes."""
+        try:
+            tickets = self._producer.submit_reference(headers, reference, held_bytes)
+        except RuntimeError as error:
+            raise self._gone(error) from None
+        self._tickets += zip((header.event_count for header in headers), tickets, strict=True)
+        self.events += sum(header.event_count for header in headers)
 
     def settle(self) -> WriteReport:
         """Wait until all is settled by every required sink; what became of it.
@@ -203,7 +218,7 @@ def write_blocks(plan: WritePlan, task: str, tables: Callable[[], Any]) -> Write
             for place, table in enumerate(kept if tries else tables()):
                 if not tries:
                     kept.append(table)  # Ray Data keeps them too until the task ends
-                good, bad_here = _good_rows(plan, task, place, table, title)
+                good, bad_here = good_rows(plan, task, place, table, title)
                 bad += 0 if tries else bad_here
                 for batch in good.batches():
                     settling.submit(batch, number)
@@ -217,7 +232,7 @@ def write_blocks(plan: WritePlan, task: str, tables: Callable[[], Any]) -> Write
     return report
 
 
-def _good_rows(
+def good_rows(
     plan: WritePlan, task: str, place: int, table: pa.Table, title: str
 ) -> tuple[BlockRows, int]:
     """The rows of a block that can be sent, and how many can't and were kept elsewhere."""

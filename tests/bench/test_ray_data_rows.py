@@ -39,8 +39,8 @@ def test_all_rows_are_read_back(
     settings = Settings(EVENTS, 1, "small", tmp_path, lambda text: None)
     rows = list(ray_data_rows.ray_data_rows(settings))
     assert [row.variant for row in rows] == [
-        "parquet_durable", "parquet_files", "read_plain", "read_lz4", "dataset_plain",
-        "dataset_lz4",
+        "datasink_durable", "datasink_files", "blocks_durable", "blocks_files",
+        "read_plain", "read_lz4", "dataset_plain", "dataset_lz4",
     ]  # fmt: skip
     assert all(row.read_back == row.events == EVENTS for row in rows)
     assert all(row.ratio and row.limit for row in rows)

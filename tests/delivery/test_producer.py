@@ -457,6 +457,28 @@ def test_the_same_batch_of_another_node_has_one_ticket_while_it_is_under_way(
     assert again.result(10) == {"a": DURABLE}
 
 
+def test_an_object_of_named_batches_weighs_what_is_said(producer: Producer, link: FakeLink) -> None:
+    """It keeps their ids, nothing is put, and what is under way has the ticket that it had."""
+    link.hold = True
+    headers = [make_batch(n).header._replace(producer=OTHER, epoch=7, sequence=n) for n in range(3)]
+    first = producer.submit_reference(headers[:2], "an object", 500)
+    assert producer.in_flight() == (2, 500)
+    again = producer.submit_reference(headers, "an object", 500)
+    assert again[:2] == first
+    assert producer.submit_reference(headers[:1], "an object", 500) == first[:1]
+    assert producer.in_flight() == (3, 1_000)
+    until(lambda: link.waiting)
+    link.hold = False
+    link.release()
+    for ticket in again:
+        assert ticket.result(10) == {"a": DURABLE}
+    until(lambda: producer.in_flight() == (0, 0))
+    sent = [header.batch_id for group in link.groups for header in group.headers]
+    assert sent == [header.batch_id for header in headers]
+    assert {payload for group in link.groups for payload in group.payloads} == {"an object"}
+    assert not link.puts
+
+
 def test_what_another_process_has_accounted_for_is_not_counted_again(tmp_path: Path) -> None:
     """The book of a stream goes on with the next process; a late sequence is counted too."""
     for _ in range(2):

@@ -66,6 +66,7 @@ def test_rows_go_on_unchanged_and_land_once(
     passed = made.map_batches(tap, batch_format="pyarrow", batch_size=1_000).map_batches(
         killed_once, batch_format="pyarrow", batch_size=1_000
     )
+    passed.context.execution_options.preserve_order = True
     with Pipeline(config) as pipeline:
         there = passed.materialize()
         assert marker.exists()
