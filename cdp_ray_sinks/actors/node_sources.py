@@ -80,6 +80,7 @@ class NodeSources:
         options = {**reserved(config.placement), **pinned(node.node_id)}
         self._make_one(name, producer, config, options)
         self._where[producer] = node.node_id
+        self.left.pop(producer, None)  # a node of that name may be back
 
     def _make_anywhere(self, name: str, config: SourceConfig, there: Sequence[Node]) -> None:
         """On one of these nodes, the same in every run; Ray finds one where it reserves some."""
