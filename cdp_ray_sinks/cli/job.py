@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from cdp_ray_sinks.config import PipelineConfig
+from cdp_ray_sinks.placeholders import paths_in
+from cdp_ray_sinks.sinks.base import SinkConfig
 
 STOP_WAIT_S: Final = 3.0
 """What Ray gives a job that says nothing."""
@@ -60,7 +62,8 @@ class Job:
                 f'"{deadline_s + LEAVE_S_MAX:.0f}" in the env_vars of its runtime environment'
             )
         for name, sink in config.active_sinks().items():
-            if any(self._is_deleted(Path(folder)) for folder in sink.owned_folders()):
+            folders = {*map(Path, sink.owned_folders()), *_written(sink)}
+            if any(map(self._is_deleted, folders)):
                 found.append(f"sinks.{name}: its folder {_IN_COPY}")
             if sink.prints_lines:
                 found.append(
@@ -72,6 +75,11 @@ class Job:
 
     def _is_deleted(self, folder: Path) -> bool:
         return self.copy is not None and folder.absolute().is_relative_to(self.copy)
+
+
+def _written(sink: SinkConfig) -> list[Path]:
+    """Where a sink of somebody's own says it writes; its other paths may be read."""
+    return [path for key, path in paths_in(sink).items() if key == "path"]
 
 
 _IN_COPY: Final = (

@@ -10,8 +10,16 @@ import pytest
 
 from cdp_ray_sinks.cli.job import Job
 from cdp_ray_sinks.config import PipelineConfig
+from cdp_ray_sinks.sinks.base import SinkConfig
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+class Shelf(SinkConfig):
+    """A sink of somebody's own, with a folder and a file that it reads."""
+
+    path: Path
+    list: Path
 
 
 def config_of(state: Path, **sinks: Any) -> PipelineConfig:
@@ -56,6 +64,10 @@ def test_what_lies_in_the_copy_is_warned_of(tmp_path: Path) -> None:
     assert [text.split(":")[0] for text in found] == ["sinks.a", "pipeline.state_dir"]
     assert "which Ray deletes" in found[0]
     assert job.warnings(config_of(kept / "state", b=outside)) == []
+    own = Shelf(path=copy / "shelf", list=kept / "list")
+    assert "sinks.own: its folder" in job.warnings(config_of(kept / "state", own=own))[0]
+    read = Shelf(path=kept / "shelf", list=copy / "list")
+    assert job.warnings(config_of(kept / "state", own=read)) == []
     elsewhere = Job.of(environment("65"), copy)
     assert elsewhere is not None
     assert elsewhere.warnings(config_of(copy / "state", a=inside)) == []

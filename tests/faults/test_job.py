@@ -41,7 +41,16 @@ rate_events_per_s = 20_000
 [sinks.archive]
 type = "disk_binary"
 path = "{folder}/${{file:{folder}/name}}"
+[sinks.own]
+type = "own_sink:Quiet"
 """
+OWN_SINK = """
+from cdp_ray_sinks import NullSink, SinkConfig
+
+class Quiet(SinkConfig):
+    def build(self, context): return NullSink()
+"""
+"""A sink of the job's own, whose module only its working directory has."""
 
 
 def free_ports(count: int) -> list[str]:
@@ -111,7 +120,9 @@ def call(command: list[str], directory: Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_job_that_is_stopped_drains_and_reports(head: str, tmp_path: Path) -> None:
+def test_a_job_that_is_stopped_drains_and_reports(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing that was acknowledged is missing, nothing is there twice, and the log says so."""
     from ray.job_submission import JobSubmissionClient
 
@@ -119,6 +130,7 @@ def test_a_job_that_is_stopped_drains_and_reports(head: str, tmp_path: Path) -> 
     folder = tmp_path / "job"
     folder.mkdir()
     (folder / "pipeline.toml").write_text(CONFIG.format(folder=tmp_path))
+    (folder / "own_sink.py").write_text(OWN_SINK)
     # The shell outlives the signal, and tells what the job ended with.
     run = f"{sys.executable} -m cdp_ray_sinks run pipeline.toml --json"
     command = f"trap : TERM; {run}; echo ended $?"
@@ -153,11 +165,14 @@ def test_a_job_that_is_stopped_drains_and_reports(head: str, tmp_path: Path) -> 
     assert "warning" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("{")]
     sent = json.loads(line)["sinks"]["archive"]["events"]
+    assert json.loads(line)["sinks"]["own"]["events"] == sent
     assert sent > 5000
     assert len(said.splitlines()) < 15
 
     assert scan_archive(archive, sent, as_json=False) == 0
     assert verify_archive(archive, as_json=False) == 0
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     assert audit_pipeline(folder / "pipeline.toml", as_json=False) == 0
     described = json.dumps([vars(job) for job in client.list_jobs()], default=str)
     assert "RAY_JOB_STOP_WAIT_TIME_S" in described
