@@ -59,6 +59,7 @@ def dataset_of(blocks: Sequence[pa.Table]) -> Iterator[Any]:
 @contextmanager
 def quiet_ray_data() -> Iterator[None]:
     """Ray Data without progress and without warnings; as it was before, afterwards."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -68,4 +69,4 @@ def quiet_ray_data() -> Iterator[None]:
             ray.data.DataContext.get_current().enable_progress_bars = False
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -6,6 +6,7 @@ write the same blocks from the object store with as many tasks at once as they g
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +33,8 @@ SINK: Final = "ray_data"
 LIMIT: Final = "Dataset.write_parquet"
 GIB: Final = 1024 * 1024 * 1024
 LANES: Final = 2
-TASKS: Final = 4
-"""Into so many tasks a write is cut, so that each has several blocks."""
+TASKS: Final = os.cpu_count() or 1
+"""Into so many tasks a write is cut: each waits once for sinks, and has several blocks."""
 QUIET_S: Final = 0.5
 QUIET_WITHIN_S: Final = 60.0
 
