@@ -8,6 +8,7 @@ sink with many chains does the parts itself, so that all of them share the synci
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -126,6 +127,8 @@ class Chain:
             self.commit()
         finally:
             if self._is_open:
+                with suppress(FencedError, TransientError):
+                    self.segments.settle_before_leaving()
                 self.segments.seal_all()
                 self.segments.join()
                 self._follower.close()

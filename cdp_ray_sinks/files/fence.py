@@ -7,8 +7,8 @@ it acknowledges, it looks for a newer epoch file; finding one it acknowledges no
 
 On one host holding the lock proves that the last writer is gone. On a shared file system
 the lock is not trusted: there a successor leaves the segments of older epochs as they are
-until its own epoch file is `lease_s` old. It needs a file system on which a new file is
-seen by all hosts at once (for NFS: mounted with `lookupcache=none`).
+until its own epoch file is `lease_s` old, or it is closed itself. It needs a file system on
+which a new file is seen by all hosts at once (for NFS: mounted with `lookupcache=none`).
 """
 
 from __future__ import annotations

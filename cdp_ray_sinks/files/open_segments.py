@@ -86,7 +86,7 @@ class OpenSegments:
         """New segments that may not be written yet, and the directories that name them."""
         self._covers: dict[Segment, list[Mark]] = {}
         self._lasting: set[str] = set()
-        self._lease_was_over = False
+        self._looked_for_late = False
         self._troubled: set[int] = set()
         self._finished: deque[tuple[Segment, Task, Exception | None]] = deque()
 
@@ -96,8 +96,6 @@ class OpenSegments:
 
     def __len__(self) -> int:
         return len(self._open)
-
-    # -- after a crash --------------------------------------------------------------------
 
     def recover(self) -> None:
         """Learn the ledger from the segments left behind; cut and seal them if it is time.
@@ -142,6 +140,12 @@ class OpenSegments:
                 self._note(found.damage[noted:])
                 self._inherited.append((mark, found))
 
+    def _settle_what_others_left(self) -> None:
+        if self._fence.is_shared and not self._looked_for_late:
+            self._looked_for_late = True
+            self._inherit_late()
+        self._settle_inherited()
+
     def _inherit_late(self) -> None:
         """Segments that an older writer made after this one began: nothing in them was acked."""
         own = {segment.mark for segment in [*self._open.values(), *self._leaving.values()]}
@@ -153,8 +157,6 @@ class OpenSegments:
             if found.header.writer_epoch < self._fence.epoch:
                 found.forget_commits()
                 self._inherited.append((mark, found))
-
-    # -- making ---------------------------------------------------------------------------
 
     def for_write(self, key: Key, more_bytes: int, fits: Callable[[int, int], bool]) -> Segment:
         """The open segment of `key` if that many more bytes fit in, or a new one.
@@ -266,8 +268,6 @@ class OpenSegments:
                 changed.append(below)
         return list(dict.fromkeys(changed))
 
-    # -- sealing --------------------------------------------------------------------------
-
     def seal(self, key: Key) -> None:
         """Begin to seal the open segment of `key`; all in it must be confirmed."""
         self._hand_over(self._open.pop(key))
@@ -306,11 +306,19 @@ class OpenSegments:
         unsealed, self._unsealed = self._unsealed, []
         for segment in unsealed:
             self._hand_over(segment)
-        if self._fence.is_shared and not self._lease_was_over and self._fence.lease_is_over():
-            self._lease_was_over = True
-            self._inherit_late()
-        if self._inherited and self._fence.lease_is_over():
-            self._settle_inherited()
+        if self._fence.lease_is_over():
+            self._settle_what_others_left()
+
+    def settle_before_leaving(self) -> None:
+        """Cut what the last writer left, also while its lease runs: nobody else will be there.
+
+        It looked for a newer epoch before it acknowledged, so what it acknowledged had been
+        seen by `recover`. Raises as `Fence.check` does: then it is another's to cut.
+        """
+        if self._fence.is_shared:
+            self._fence.check()
+            self._looked_for_late = False
+            self._settle_what_others_left()
 
     def park(self, segment: Segment) -> None:
         """Close an open segment's descriptors; the next write opens them again.

@@ -37,7 +37,7 @@ class ChainConfig(SinkConfig):
     when nothing came for `idle_s`. `max_open_partitions` is per workspace,
     `max_open_files` over all of a lane; None is what its process may have, up to 16,384. On
     a file system that several hosts write set `shared_file_system`: then a successor
-    touches what the last writer left only after `lease_s`.
+    touches what the last writer left only after `lease_s`, or when it is closed itself.
     """
 
     one_lane_per_workspace: ClassVar[bool] = True
