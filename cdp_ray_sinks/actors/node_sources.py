@@ -228,8 +228,14 @@ class NodeSources:
         return told
 
     def is_on_lost_node(self, producer: str, alive: Sequence[str]) -> bool:
-        """Whether the source's actor can't be there, because its node is not."""
+        """Whether the source's actor is not there because its node is not, and others may be.
+
+        One without a placement belongs to the driver's node, and goes with it.
+        """
         where = self._where.get(producer)
+        config = self._configs.get(producer)
+        if not alive or (config is not None and config.placement is None):
+            return False
         gone = where is not None and where not in alive
         return gone or producer in self.left or producer in self.moving
 
