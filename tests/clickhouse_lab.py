@@ -88,14 +88,14 @@ class Lab:
         """Let the threads go on."""
         time.sleep(duration_s)
 
-    def wait(self, until: Callable[[], bool], timeout_s: float = 60) -> None:
+    def wait(self, until: Callable[[], bool], timeout_s: float = 120) -> None:
         """Return once it is so."""
         end = time.monotonic() + timeout_s
         while not until():
             assert time.monotonic() < end
             time.sleep(0.02)
 
-    def flush(self, sink: ClickHouseSink, timeout_s: float = 60) -> list[str]:
+    def flush(self, sink: ClickHouseSink, timeout_s: float = 120) -> list[str]:
         """Flush until it succeeds, as a lane does; what it was told meanwhile."""
         until = time.monotonic() + timeout_s
         told = []
@@ -255,7 +255,7 @@ class LabLane:
         self.lane.hello("lab", 1)
         self._number = 0
 
-    def deliver(self, *batches: Batch, timeout_s: float = 60) -> list[str]:
+    def deliver(self, *batches: Batch, timeout_s: float = 120) -> list[str]:
         """The outcomes of the batches, once none is pending."""
         until = time.monotonic() + timeout_s
         while True:

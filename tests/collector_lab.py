@@ -71,7 +71,7 @@ class Region:
         assert not self._thread.is_alive()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     """Poll until the condition holds; fail the test otherwise."""
     until = time.monotonic() + timeout_s
     while not condition():

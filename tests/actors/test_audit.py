@@ -43,7 +43,7 @@ def events(sink: SinkAudit) -> dict[str, int]:
     return {outcome: count.events for outcome, count in sink.outcomes.items()}
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 40) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, "it never came about"

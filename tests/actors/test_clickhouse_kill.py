@@ -48,7 +48,7 @@ class Feeder:
         self._producer.flush(timeout_s)
 
 
-def sink_pid(pipeline: Pipeline, timeout_s: float = 60) -> int:
+def sink_pid(pipeline: Pipeline, timeout_s: float = 120) -> int:
     """The process of the sink's actor, once it is there."""
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
@@ -67,7 +67,7 @@ def spools_of(pipeline: Pipeline) -> list[Any]:
 
 def wait_for_generation(state: Path) -> None:
     """Until the sink has something that it did not have before on its way."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     before = {path.name for path in state.glob("generation-*")}
     while time.monotonic() < until:
         if {path.name for path in state.glob("generation-*")} - before:

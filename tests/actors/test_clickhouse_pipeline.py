@@ -35,7 +35,7 @@ def sink_to(lab: Any, **options: Any) -> dict[str, Any]:
     return {**plain, "create_tables": True, **options}
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 120) -> Any:
     """What it gives once that is something."""
     until = time.monotonic() + timeout_s
     while not (found := condition()):

@@ -26,7 +26,7 @@ def errors_of(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, "it never came about"

@@ -39,7 +39,7 @@ def sequences(base: Path) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, "it never came about"
@@ -62,12 +62,12 @@ def test_what_a_sink_does_not_take_is_spooled_and_lands_later_in_order(
     with Pipeline(spooling(make_config, base)) as pipeline:
         producer = pipeline.producer("test")
         tickets = [producer.submit(numbered_batch(n, WORKSPACE)) for n in range(40)]
-        results = [ticket.result(20) for ticket in tickets]
+        results = [ticket.result(120) for ticket in tickets]
         assert results == [{"archive": "spooled", "other": "durable"}] * 40
         assert gate(pipeline)["state"] == "spooling"
         place.unlink()
         wait_for(lambda: gate(pipeline)["state"] == "direct")
-        last = producer.submit(numbered_batch(40, WORKSPACE)).result(20)
+        last = producer.submit(numbered_batch(40, WORKSPACE)).result(120)
         assert last["archive"] == "durable"
     assert sequences(base) == list(range(41))
 
@@ -121,13 +121,13 @@ def test_a_frozen_chain_holds_up_nobody_and_doubles_nothing(
     base = tmp_path / "archive"
     with Pipeline(spooling(make_config, base)) as pipeline:
         producer = pipeline.producer("test")
-        assert producer.submit(numbered_batch(0, WORKSPACE)).result(20)["archive"] == "durable"
+        assert producer.submit(numbered_batch(0, WORKSPACE)).result(120)["archive"] == "durable"
         actors = pipeline.status()["actors"]
         (chain,) = [actor["pid"] for actor in actors if actor["kind"] == "chain"]
         os.kill(chain, signal.SIGSTOP)
         try:
             tickets = [producer.submit(numbered_batch(n, WORKSPACE)) for n in range(1, 20)]
-            assert {t.result(20)["archive"] for t in tickets} == {"spooled"}
+            assert {t.result(120)["archive"] for t in tickets} == {"spooled"}
         finally:
             os.kill(chain, signal.SIGCONT)
         wait_for(lambda: gate(pipeline)["state"] == "direct")
@@ -141,7 +141,7 @@ def test_a_killed_spool_goes_on_where_it_was(make_config: Make, tmp_path: Path) 
     with Pipeline(spooling(make_config, base)) as pipeline:
         producer = pipeline.producer("test")
         tickets = [producer.submit(numbered_batch(n, WORKSPACE)) for n in range(10)]
-        assert {ticket.result(20)["archive"] for ticket in tickets} == {"spooled"}
+        assert {ticket.result(120)["archive"] for ticket in tickets} == {"spooled"}
         actors = pipeline.status()["actors"]
         (spool,) = [actor["pid"] for actor in actors if actor["kind"] == "spool"]
         os.kill(spool, signal.SIGKILL)

@@ -39,12 +39,12 @@ class Receiver:
         self._keeper = BatchKeeper()
         self._thread = threading.Thread(target=self._source.run, args=(self._keeper, self._stop))
         self._thread.start()
-        assert self._source.ready.wait(10)
+        assert self._source.ready.wait(60)
         self.address = self._source.address
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(60)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -196,7 +196,7 @@ def test_ctrl_c_tells_what_was_sent(receiver: Receiver, frames: Path) -> None:
             break
         events.wait(0.05)
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     report: dict[str, Any] = json.loads(out)
     counters = receiver.counters

@@ -84,7 +84,7 @@ def test_both_ends_wait_for_each_other() -> None:
         found += lines
     assert thread.is_alive()  # the last lines are taken, not yet printed
     buffer.take(cursor, 0)
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert found == numbered(0, 300)
 
@@ -97,4 +97,4 @@ def test_waiting_ends_in_time() -> None:
     assert buffer.put(["a"], 50)
     assert not buffer.put(["b"], 50)
     assert not buffer.settle(50)
-    assert 0.14 < time.monotonic() - began < 5
+    assert 0.14 < time.monotonic() - began < 60

@@ -11,7 +11,7 @@ import pytest
 
 from cdp_ray_sinks.files.archive_reading import read_batches
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 PATIENCE_WITHOUT_S = 1.5
 Scenario = Callable[[Path], set[str]]
 TakeOut = Callable[[pytest.MonkeyPatch], object]

@@ -22,7 +22,7 @@ from cdp_ray_sinks.testing import numbers_in_tables
 from cdp_ray_sinks.writers.binary import BinaryReader
 
 PROGRAM = Path(__file__).with_name("lane_process.py")
-PATIENCE_S = 20
+PATIENCE_S = 90
 
 
 class LaneProcess:

@@ -131,7 +131,7 @@ class CollectingTaker:
         ]
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     """Poll until the condition holds; fail the test otherwise."""
     until = time.monotonic() + timeout_s
     while not condition():
@@ -156,11 +156,11 @@ class RunningSource:
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.failure = error
 
-    def finish(self, timeout_s: float = 10) -> None:
+    def finish(self, timeout_s: float = 60) -> None:
         self.stop.set()
         self.join(timeout_s)
 
-    def join(self, timeout_s: float = 10) -> None:
+    def join(self, timeout_s: float = 60) -> None:
         self._thread.join(timeout_s)
         assert not self._thread.is_alive()
         if self.failure is not None:

@@ -81,7 +81,7 @@ class Running:
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.source.run, args=(taker, self.stop))
         self.thread.start()
-        assert self.source.ready.wait(10)  # type: ignore[attr-defined]
+        assert self.source.ready.wait(60)  # type: ignore[attr-defined]
 
     def connect(self) -> socket.socket:
         host, _, port = self.source.address.rpartition(":")  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ class Running:
 
     def finish(self) -> None:
         self.stop.set()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 

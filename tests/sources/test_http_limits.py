@@ -225,7 +225,7 @@ def test_ending_answers_what_came_and_refuses_the_rest(
     taker.open_gate.clear()
     with running.connect() as peer, running.connect() as other:
         peer.sendall(request_of(wire.one))
-        assert taker.waiting.wait(10)
+        assert taker.waiting.wait(60)
         running.stop.set()
         wire.wait_until(lambda: running.source._is_ending)
         other.sendall(request_of(wire.one))

@@ -163,7 +163,7 @@ def test_who_waits_for_a_blocked_taker_is_not_silent(
     with running.connect() as client, running.connect() as other:
         taker.open_gate.clear()
         other.sendall(frame)
-        assert taker.waiting.wait(10)
+        assert taker.waiting.wait(60)
         client.sendall(frame)
         time.sleep(2.5)
         taker.open_gate.set()

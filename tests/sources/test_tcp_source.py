@@ -281,7 +281,7 @@ def test_a_slow_taker_holds_the_client_back(
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
-    assert taker.waiting.wait(10)
+    assert taker.waiting.wait(60)
     before = -1
     while before != len(sent):
         before = len(sent)
@@ -303,7 +303,7 @@ def test_stop_takes_what_has_arrived(
     running = run_source(source_of(api_keys))
     with running.connect() as client, running.connect() as other:
         client.sendall(wire.frame(wire.one))
-        assert taker.waiting.wait(10)
+        assert taker.waiting.wait(60)
         client.sendall(wire.frame(wire.one) * 100)
         other.sendall(wire.frame(wire.two) * 100)
         with running.connect() as late:

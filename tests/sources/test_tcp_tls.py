@@ -244,7 +244,7 @@ def test_a_drain_takes_all_that_open_connections_send(
     wire.wait_until(lambda: taker.events > 100)
     running.finish(20)
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert taker.events == sum(sent)
     assert running.counter("frames_torn") == 0
 
