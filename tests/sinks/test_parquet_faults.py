@@ -90,7 +90,8 @@ def test_a_publication_that_fails_is_told_and_tried_again(
 
 def test_closing_on_a_disk_that_fails_keeps_the_journal(tmp_path: Path, failing_disk: Any) -> None:
     """It says so and ends; the next sink publishes."""
-    sink = sink_at(tmp_path, failing_disk)
+    # Nothing is full before the disk fails, or it would be published meanwhile.
+    sink = sink_at(tmp_path, failing_disk, segment_bytes_max=1 << 20)
     write(sink, 0, 1, 2)
     failing_disk.fails = lambda called, found: errno.ENOSPC if found.endswith(".parquet") else 0
     with pytest.raises(TransientError, match="ENOSPC"):
