@@ -26,7 +26,6 @@ from cdp_ray_sinks.batch.batch_block import BatchBlock, block_of
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.ray_data.row_batches import RowKind, RowMapping
 from cdp_ray_sinks.ray_data.task_place import place_of_call
-from cdp_ray_sinks.ray_data.write_ids import new_id, time_of
 from cdp_ray_sinks.ray_data.write_task import (
     TRIES_MAX,
     Settling,
@@ -34,6 +33,7 @@ from cdp_ray_sinks.ray_data.write_task import (
     WriteReport,
     good_rows,
     id_base,
+    plan_under,
 )
 
 
@@ -53,13 +53,7 @@ def batch_blocks(
     tasks have the same ids, so they can be sent again. Raises ConfigError.
     """
     mapping = RowMapping(rows, dict(columns or {}), workspace_id)
-    if write_id is None:
-        write_id, received_at_ms = new_id(received_at_ms)
-    else:
-        received_at_ms = time_of("write_id", write_id, received_at_ms, mapping)
-    kept = None if bad_rows_to is None else str(Path(bad_rows_to).absolute())
-    # Without a time each row has one, in a column.
-    plan = WritePlan("", "", write_id, received_at_ms or 0, mapping, kept, kind="blocks")
+    plan = plan_under("blocks", "write_id", write_id, mapping, received_at_ms, bad_rows_to)
     made: ray.data.Dataset = dataset.map_batches(
         BatchMaker(plan), batch_format="pyarrow", batch_size=None
     )

@@ -13,8 +13,7 @@ from cdp_ray_sinks.actors.specs import NAMESPACE
 from cdp_ray_sinks.errors import ConfigError
 from cdp_ray_sinks.ray_data.row_batches import RowKind, RowMapping
 from cdp_ray_sinks.ray_data.task_place import place_of_call
-from cdp_ray_sinks.ray_data.write_ids import new_id, time_of
-from cdp_ray_sinks.ray_data.write_task import WritePlan, write_blocks
+from cdp_ray_sinks.ray_data.write_task import plan_under, write_blocks
 
 
 class CdpTap:
@@ -46,20 +45,15 @@ class CdpTap:
         namespace: str = NAMESPACE,
     ) -> None:
         mapping = RowMapping(rows, dict(columns or {}), workspace_id)
-        if tap_id is None:
-            if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
-                raise ConfigError(
-                    "CdpTap: inside an actor give tap_id=…: each actor of a pool would make one of "
-                    "its own, and rows of a task that another one tries again would be there twice"
-                )
-            tap_id, received_at_ms = new_id(received_at_ms)
-        else:
-            received_at_ms = time_of("tap_id", tap_id, received_at_ms, mapping)
-        kept = None if bad_rows_to is None else str(Path(bad_rows_to).absolute())
-        # Without a time each row has one, in a column.
-        self._plan = WritePlan(
-            name, namespace, tap_id, received_at_ms or 0, mapping, kept, kind="tap"
-        )
+        if tap_id is None and _is_in_actor():
+            raise ConfigError(
+                "CdpTap: inside an actor give tap_id=…: each actor of a pool would make one of "
+                "its own, and rows of a task that another one tries again would be there twice"
+            )
+        self._plan = plan_under(
+            "tap", "tap_id", tap_id, mapping, received_at_ms, bad_rows_to,
+            pipeline=name, namespace=namespace,
+        )  # fmt: skip
 
     @property
     def tap_id(self) -> str:
@@ -73,3 +67,7 @@ class CdpTap:
         if table.num_rows:
             write_blocks(self._plan, place, lambda: [table])
         return batch
+
+
+def _is_in_actor() -> bool:
+    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None

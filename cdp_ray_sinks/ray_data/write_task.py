@@ -32,6 +32,7 @@ from cdp_ray_sinks.errors import (
 )
 from cdp_ray_sinks.ray_data.row_batches import BlockRows, RowMapping
 from cdp_ray_sinks.ray_data.row_columns import SHOWN_MAX, BadRowsError
+from cdp_ray_sinks.ray_data.write_ids import new_id, time_of
 
 LOOK_S: Final = 2.0
 """How often a task looks whether its pipeline is still there."""
@@ -83,6 +84,30 @@ class WritePlan:
         """Of a task's producer, from which its ids are made."""
         room = "ray_data" if self.kind == "write" else f"ray_data/{self.kind}"
         return f"{room}/{self.write_id}/{task}"
+
+
+def plan_under(
+    kind: Literal["tap", "blocks"],
+    id_name: str,
+    own_id: str | None,
+    mapping: RowMapping,
+    received_at_ms: int | None,
+    bad_rows_to: str | Path | None,
+    *,
+    pipeline: str = "",
+    namespace: str = "",
+) -> WritePlan:
+    """The plan of what is sent under `own_id`, given as the argument `id_name`, or a new id.
+
+    Raises ConfigError, see `time_of`.
+    """
+    if own_id is None:
+        own_id, received_at_ms = new_id(received_at_ms)
+    else:
+        received_at_ms = time_of(id_name, own_id, received_at_ms, mapping)
+    kept = None if bad_rows_to is None else str(Path(bad_rows_to).absolute())
+    # Without a time each row has one, in a column.
+    return WritePlan(pipeline, namespace, own_id, received_at_ms or 0, mapping, kept, kind)
 
 
 def id_base(name: str) -> tuple[bytes, int]:
